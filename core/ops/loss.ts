@@ -1,0 +1,44 @@
+/** Losses. Each gives a scalar. */
+import { checkAlike, composed, fused } from "../define.ts";
+import { describe } from "../shape.ts";
+import type { Tensor } from "../tensor.ts";
+import { cast, div, equal, maximum, mul, neg, square, sub, where } from "./elementwise.ts";
+import { gather } from "./indexing.ts";
+import { reshape } from "./layout.ts";
+import { logSoftmax } from "./norm.ts";
+import { mean, sum } from "./reduce.ts";
+
+/**
+ * Mean negative log-likelihood of the targets, in nats, over those that are not `ignoreIndex`; 0 when none is left.
+ *
+ * @param logits [N, V]
+ * @param targets i32 [N]
+ */
+export function crossEntropy(logits: Tensor, targets: Tensor, ignoreIndex = -100): Tensor {
+  if (logits.shape.length !== 2 || targets.dtype !== "i32" || targets.size !== logits.shape[0]) {
+    throw new TypeError(
+      `Cannot score in crossEntropy(): expected logits [N, V] and targets i32[N]: got ${describe(logits)} and ${
+        describe(targets)
+      }`,
+    );
+  }
+  const out = { shape: [], dtype: logits.dtype };
+  return fused("crossEntropy", [logits, targets], { ignoreIndex }, out, (scores, labels) => {
+    const ignored = equal(labels, ignoreIndex);
+    const picked = gather(logSoftmax(scores), reshape(where(ignored, 0, labels), [-1, 1]));
+    const losses = where(ignored, 0, neg(reshape(picked, [-1])));
+    const kept = where(ignored, 0, cast(equal(ignored, 0), scores.dtype));
+    return div(sum(losses), maximum(sum(kept), 1));
+  });
+}
+
+/** Mean of (prediction - target)^2. */
+export function meanSquaredError(prediction: Tensor, target: Tensor): Tensor {
+  checkAlike("meanSquaredError", prediction, target);
+  return composed("meanSquaredError", () => mean(square(sub(prediction, target))));
+}
+
+/** Sum of squares: what a global norm adds up. */
+export function sumOfSquares(x: Tensor): Tensor {
+  return composed("sumOfSquares", () => sum(mul(x, x)));
+}

@@ -1,0 +1,13 @@
+/**
+ * Optimizers of Lowrank: rules per parameter, and the driver that applies them.
+ *
+ * @module
+ */
+export * from "./adam.ts";
+export * from "./basis.ts";
+export * from "./galore.ts";
+export * from "./optimizer.ts";
+export * from "./rule.ts";
+export * from "./schedule.ts";
+export * from "./sgd.ts";
+export * from "./state.ts";

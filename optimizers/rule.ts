@@ -1,0 +1,179 @@
+/**
+ * Rules: how one parameter moves, given its gradient. A rule is data (name, options, slots) as well as functions, so
+ * that a fused kernel can recognise it. It never writes the parameter: it returns the change, and the driver adds it.
+ *
+ * After optax's `GradientTransformation` and Optimisers.jl's per-leaf rules.
+ */
+import type { Backend, Spec, Tensor } from "../core/mod.ts";
+
+/** What is known of a parameter when its state is made. */
+export interface LeafSpec extends Spec {
+  readonly name: string;
+  readonly backend: Backend;
+}
+
+/** A rule's memory of one parameter: tensors and plain values, nested. Saved and loaded as it is. */
+export interface State {
+  [key: string]: Tensor | number | string | boolean | null | State;
+}
+
+/** What a rule may know beside the gradient. The parameter itself is not part of it. */
+export interface GradientContext {
+  /** 1 at the first optimizer step; counts optimizer steps, not micro-batches. */
+  readonly step: number;
+  /** What the chain's schedule gives at this step (1 where there is none). */
+  readonly learningRate: number;
+  /** Root mean square of the whole parameter, a scalar tensor. */
+  paramRms(): Tensor;
+  /** The gradient must be multiplied by this device scalar first (clip factor, 1 / micro-batches). */
+  readonly factor?: Tensor;
+  /** The driver gives the state away: a fused kernel may overwrite it. */
+  readonly donated: boolean;
+}
+
+/** The context of a rule that also reads the parameter (weight decay). */
+export interface RuleContext extends GradientContext {
+  readonly param: Tensor;
+}
+
+/** What a slot of state holds, which picks its code-book when it is stored in 8 bits. */
+export type SlotKind = "signed" | "nonnegative";
+
+interface RuleBase<S extends State, Context> {
+  readonly name: string;
+  readonly options: Readonly<Record<string, unknown>>;
+  /** The tensors of the state that a codec may compress. */
+  readonly slots: Readonly<Record<string, SlotKind>>;
+  readonly init: (spec: LeafSpec) => S;
+  /** Change to the parameter (full size, to be added) and the next state. Consumes neither input. */
+  readonly update: (gradient: Tensor, state: S, context: Context) => [Tensor, S];
+  /** The rate that the rule applies at a step, if it has one. */
+  readonly learningRate?: (step: number) => number;
+  /**
+   * What the driver holds of a gradient until `update`, linear in it: micro-batches are added up in this form. Left
+   * out: the gradient itself.
+   */
+  readonly stage?: (gradient: Tensor, state: S, step: number) => Tensor;
+  /** True when `refresh` must run on what was staged before `update` at this step. */
+  readonly refreshDue?: (state: S, step: number) => boolean;
+  /** Makes the state ready (a new basis) and gives the staged gradient in its terms. Outside every scope. */
+  readonly refresh?: (staged: Tensor, state: S, context: RefreshContext) => Promise<[Tensor, S]>;
+  /** Does update and addition in one kernel, in place; undefined when the backend has none that fits. */
+  readonly apply?: (gradient: Tensor, state: S, context: RuleContext) => S | undefined;
+  /** As `apply`, for this rule together with the ones that follow it in a chain. */
+  readonly fuseChain?: (rest: readonly Rule[], gradient: Tensor, state: S, context: RuleContext) => S | undefined;
+}
+
+/** What a refresh may know. */
+export interface RefreshContext {
+  readonly name: string;
+  readonly step: number;
+}
+
+/** A rule that may read the parameter. */
+// deno-lint-ignore no-explicit-any -- a list of rules does not care what each keeps to itself
+export type Rule<S extends State = any> = RuleBase<S, RuleContext>;
+
+/** A rule of the gradient alone: what `galore` can wrap. */
+// deno-lint-ignore no-explicit-any -- as above
+export type GradientRule<S extends State = any> = RuleBase<S, GradientContext>;
+
+/** Runs rules one after the other, each on what the one before gave. Staging and refreshing belong to the first. */
+export function chain(...rules: readonly Rule[]): Rule {
+  if (rules.length === 0) throw new RangeError("Cannot chain() no rules: give at least one");
+  const late = rules.slice(1).find((rule) => rule.stage);
+  if (late) throw new TypeError(`Cannot chain ${late.name} behind another rule: it must see the gradient first`);
+  const [head] = rules;
+  const stateOf = (state: State, index: number) => state[index] as State;
+  return {
+    name: "chain",
+    options: { rules },
+    slots: {},
+    init: (spec) => Object.fromEntries(rules.map((rule, index) => [index, rule.init(spec)])),
+    learningRate: (step) => rules.map((rule) => rule.learningRate?.(step)).find((rate) => rate !== undefined) ?? 1,
+    update: (gradient, state, context) => {
+      const next: State = {};
+      let change = gradient;
+      rules.forEach((rule, index) => {
+        [change, next[index]] = rule.update(change, stateOf(state, index), index === 0 ? context : after(context));
+      });
+      return [change, next];
+    },
+    stage: head.stage && ((gradient, state, step) => head.stage!(gradient, stateOf(state, 0), step)),
+    refreshDue: head.refreshDue && ((state, step) => head.refreshDue!(stateOf(state, 0), step)),
+    refresh: head.refresh && (async (staged, state, context) => {
+      const [projected, next] = await head.refresh!(staged, stateOf(state, 0), context);
+      return [projected, { ...state, 0: next }];
+    }),
+    apply: (gradient, state, context) => applyChain(rules, gradient, state, context),
+  };
+}
+
+/** Only the first rule of a chain scales the gradient. */
+function after(context: RuleContext): RuleContext {
+  return { ...context, factor: undefined };
+}
+
+/** Lets the first rule fuse the whole chain, if it knows how. */
+function applyChain(rules: readonly Rule[], gradient: Tensor, state: State, context: RuleContext) {
+  const fuse = rules[0].fuseChain;
+  const next = fuse?.(rules.slice(1), gradient, state[0] as State, context);
+  return next && { ...state, 0: next };
+}
+
+/** Adds up `microBatches` gradients before each step, and divides by their number. */
+export function accumulate(microBatches: number, rule: Rule): Accumulated {
+  if (!Number.isInteger(microBatches) || microBatches < 1) {
+    throw new RangeError(`Cannot accumulate() ${microBatches} micro-batches: expected a whole number from 1`);
+  }
+  return { ...rule, microBatches };
+}
+
+/** A rule with a number of micro-batches, which the driver counts. */
+export interface Accumulated extends Rule {
+  readonly microBatches: number;
+}
+
+/** A rule per parameter name. */
+export interface Routing {
+  readonly routes: readonly (readonly [RegExp, Rule | null])[];
+}
+
+/** Sends parameters to rules by name: the first match wins, `null` freezes. The driver refuses gaps. */
+export function route(routes: readonly (readonly [RegExp, Rule | null])[]): Routing {
+  return { routes };
+}
+
+/**
+ * The rule of each name under a routing.
+ *
+ * @throws RangeError listing names that no pattern matches, and patterns that match nothing
+ */
+export function resolveRoutes(names: readonly string[], routing: Routing): Map<string, Rule | null> {
+  const used = new Set<RegExp>();
+  const resolved = new Map<string, Rule | null>();
+  const unmatched: string[] = [];
+  for (const name of names) {
+    const hit = routing.routes.find(([pattern]) => pattern.test(name));
+    if (!hit) unmatched.push(name);
+    else {
+      used.add(hit[0]);
+      resolved.set(name, hit[1]);
+    }
+  }
+  if (unmatched.length > 0) {
+    throw new RangeError(
+      `Cannot route ${unmatched.length} parameters: no pattern matches ${
+        listed(unmatched)
+      }; add a rule, or null to freeze`,
+    );
+  }
+  const idle = routing.routes.filter(([pattern]) => !used.has(pattern)).map(([pattern]) => String(pattern));
+  if (idle.length > 0) throw new RangeError(`Cannot route: ${listed(idle)} match no parameter; remove them`);
+  return resolved;
+}
+
+function listed(names: readonly string[]): string {
+  const shown = names.slice(0, 8).map((name) => name.startsWith("/") ? name : `"${name}"`).join(", ");
+  return names.length > 8 ? `${shown} and ${names.length - 8} more` : shown;
+}

@@ -1,0 +1,104 @@
+/** Gradient descent, and the rules that finish a chain: learning rate and decoupled weight decay. */
+import { add, mul, sub, type Tensor, zeros } from "../core/mod.ts";
+import { chain, type GradientRule, type Rule, type State } from "./rule.ts";
+import type { Schedule } from "./schedule.ts";
+
+/** The gradient times the context's factor, if there is one. Every first rule starts here. */
+export function scaled(gradient: Tensor, factor: Tensor | undefined): Tensor {
+  return factor ? mul(gradient, factor) : gradient;
+}
+
+/** The gradient as it is: the inner rule of plain SGD. */
+export function identity(): GradientRule<Record<never, never>> {
+  return {
+    name: "identity",
+    options: {},
+    slots: {},
+    init: () => ({}),
+    update: (gradient, state, { factor }) => [scaled(gradient, factor), state],
+  };
+}
+
+/** State of momentum: one tensor like the gradient. */
+export interface TraceState extends State {
+  mu: Tensor;
+}
+
+/**
+ * Heavy-ball momentum: mu = decay mu + g; the update is mu, or g + decay mu with `nesterov`. torch.optim.SGD without
+ * dampening, except that torch starts mu at the first gradient, which is the same.
+ */
+export function trace({ decay, nesterov = false }: { decay: number; nesterov?: boolean }): GradientRule<TraceState> {
+  return {
+    name: "trace",
+    options: { decay, nesterov },
+    slots: { mu: "signed" },
+    init: ({ backend, shape }) => ({ mu: zeros(backend, shape) }),
+    update: (gradient, state, { factor }) => {
+      const g = scaled(gradient, factor);
+      const mu = add(mul(state.mu, decay), g);
+      return [nesterov ? add(g, mul(mu, decay)) : mu, { mu }];
+    },
+  };
+}
+
+/** Turns an update into a change: multiplies by minus the learning rate. */
+export function scaleByLearningRate(rate: number | Schedule): GradientRule<Record<never, never>> {
+  const schedule = typeof rate === "number" ? () => rate : rate;
+  return {
+    name: "scaleByLearningRate",
+    options: { schedule },
+    slots: {},
+    init: () => ({}),
+    learningRate: schedule,
+    update: (update, state, { step }) => [mul(update, -schedule(step)), state],
+  };
+}
+
+/**
+ * Decoupled weight decay before the step, in an update's terms: u + decay p (Loshchilov & Hutter 2019; torch.AdamW).
+ * Stands before `scaleByLearningRate`.
+ */
+export function addDecayedWeights(decay: number): Rule<Record<never, never>> {
+  return {
+    name: "addDecayedWeights",
+    options: { decay },
+    slots: {},
+    init: () => ({}),
+    update: (update, state, { param }) => [decay === 0 ? update : add(update, mul(param, decay)), state],
+  };
+}
+
+/**
+ * Decoupled weight decay after the step, as the released GaLore code has it: p' = (p + change)(1 - rate decay). Stands
+ * behind `scaleByLearningRate`.
+ */
+export function decayAfterUpdate(decay: number): Rule<Record<never, never>> {
+  return {
+    name: "decayAfterUpdate",
+    options: { decay },
+    slots: {},
+    init: () => ({}),
+    update: (change, state, { param, learningRate }) => {
+      if (decay === 0) return [change, state];
+      return [sub(change, mul(add(param, change), learningRate * decay)), state];
+    },
+  };
+}
+
+/** Options of `sgd`. */
+export interface SgdOptions {
+  readonly learningRate: number | Schedule;
+  readonly momentum?: number;
+  readonly nesterov?: boolean;
+  readonly weightDecay?: number;
+}
+
+/** Stochastic gradient descent, with momentum if asked for and decoupled weight decay. */
+export function sgd({ learningRate, momentum = 0, nesterov = false, weightDecay = 0 }: SgdOptions): Rule {
+  return chain(
+    momentum === 0 ? identity() : trace({ decay: momentum, nesterov }),
+    addDecayedWeights(weightDecay),
+    scaleByLearningRate(learningRate),
+  );
+}
