@@ -32,18 +32,23 @@ export function keyOf(seed: number): Key {
  * ```
  */
 export function foldIn(key: Key, ...data: (number | string)[]): Key {
-  let [k0, k1] = key;
-  const words = new Uint32Array(2);
+  let folded = key;
   for (const datum of data) {
     if (typeof datum === "string") {
-      threefry(k0, k1, hash(datum), STRING_DOMAIN + datum.length % NUMBER_DOMAIN, words, 0, 2);
+      folded = threefry2x32(folded, [hash(datum), STRING_DOMAIN + datum.length % NUMBER_DOMAIN]);
     } else {
       checkInteger(datum, "foldIn");
-      threefry(k0, k1, datum >>> 0, NUMBER_DOMAIN + Math.floor(datum / 2 ** 32), words, 0, 2);
+      folded = threefry2x32(folded, [datum >>> 0, NUMBER_DOMAIN + Math.floor(datum / 2 ** 32)]);
     }
-    [k0, k1] = words;
   }
-  return [k0, k1];
+  return folded;
+}
+
+/** One block of the cipher: the two words of `counter` (low, high) under `key`. */
+export function threefry2x32(key: Key, counter: Key): Key {
+  const words = new Uint32Array(2);
+  threefry(key[0], key[1], counter[0], counter[1], words, 0, 2);
+  return [words[0], words[1]];
 }
 
 /** `count` uniform u32 words: word i is component i % 2 of block floor(i / 2). Written to `out` when it is given. */

@@ -1,5 +1,14 @@
 import assert from "node:assert/strict";
-import { foldIn, type Key, keyOf, normal, randomBits, uniform } from "./random.ts";
+import { foldIn, type Key, keyOf, normal, randomBits, threefry2x32, uniform } from "./random.ts";
+
+Deno.test("threefry2x32() gives the known answers of Random123", () => {
+  const answers: [Key, Key, Key][] = [
+    [[0, 0], [0, 0], [0x6b200159, 0x99ba4efe]],
+    [[0xffffffff, 0xffffffff], [0xffffffff, 0xffffffff], [0x1cb996fc, 0xbb002be7]],
+    [[0x13198a2e, 0x03707344], [0x243f6a88, 0x85a308d3], [0xc4923a9c, 0x483df7a0]],
+  ];
+  for (const [key, counter, words] of answers) assert.deepEqual(threefry2x32(key, counter), words);
+});
 
 Deno.test("randomBits() gives the words of Random123 when the counter is 0", () => {
   assert.deepEqual([...randomBits([0, 0], 2)], [0x6b200159, 0x99ba4efe]);

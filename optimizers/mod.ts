@@ -7,6 +7,7 @@ export * from "./adam.ts";
 export * from "./basis.ts";
 export * from "./galore.ts";
 export * from "./optimizer.ts";
+export * from "./presets.ts";
 export * from "./rule.ts";
 export * from "./schedule.ts";
 export * from "./sgd.ts";

@@ -190,6 +190,20 @@ export class Optimizer implements Disposable {
       leaf.staged = undefined;
       leaf.count = 0;
     }
+    this.#clearSquares();
+  }
+
+  /** Drops what was staged, without a step: parameters and state stay as they are. */
+  discard(): void {
+    for (const leaf of this.#leaves.values()) {
+      leaf.staged?.dispose();
+      leaf.staged = undefined;
+      leaf.count = 0;
+    }
+    this.#clearSquares();
+  }
+
+  #clearSquares(): void {
     for (const square of this.#squares.values()) square.dispose();
     this.#squares.clear();
   }
@@ -255,12 +269,8 @@ export class Optimizer implements Disposable {
   }
 
   dispose(): void {
-    for (const leaf of this.#leaves.values()) {
-      disposeState(leaf.state);
-      leaf.staged?.dispose();
-    }
-    for (const square of this.#squares.values()) square.dispose();
-    this.#squares.clear();
+    this.discard();
+    for (const leaf of this.#leaves.values()) disposeState(leaf.state);
     this.#leaves.clear();
   }
 
