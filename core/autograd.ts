@@ -9,7 +9,7 @@
  *
  * It refuses to differentiate twice: vjps run without a tape.
  */
-import { add } from "./ops/elementwise.ts";
+import { add, stopGradient } from "./ops/elementwise.ts";
 import { contiguous } from "./ops/layout.ts";
 import { fill } from "./ops/create.ts";
 import { currentScope, own, type Owned, scope } from "./scope.ts";
@@ -147,17 +147,18 @@ function reachable(root: Node): { order: Node[]; uses: Map<Node, number> } {
 
 /** Carries `seed` from `root` to the leaves. Takes `seed`; frees each leaf gradient when `onLeaf` returns. */
 function propagate(root: Node, seed: Tensor, onLeaf: (leaf: Node, gradient: Tensor) => void): void {
-  if (!root.vjp) return onLeaf(root, seed);
-  const { order, uses } = reachable(root);
   const pending = new Map<Node, Tensor>([[root, own(seed)]]);
+  const finish = (node: Node) => {
+    pending.get(node)?.dispose();
+    pending.delete(node);
+  };
   try {
+    if (!root.vjp) return onLeaf(root, seed);
+    const { order, uses } = reachable(root);
     for (const node of order) {
       const gradient = pending.get(node);
-      pending.delete(node);
-      if (gradient) {
-        runVjp(node, gradient, pending);
-        gradient.dispose();
-      }
+      if (gradient) runVjp(node, gradient, pending);
+      finish(node);
       node.dispose();
       for (const input of node.inputs) {
         if (!input || input.vjp) continue;
@@ -165,9 +166,8 @@ function propagate(root: Node, seed: Tensor, onLeaf: (leaf: Node, gradient: Tens
         uses.set(input, left);
         const total = pending.get(input);
         if (left > 0 || !total) continue;
-        pending.delete(input);
         onLeaf(input, total);
-        total.dispose();
+        finish(input);
       }
     }
   } finally {
@@ -198,28 +198,36 @@ function runVjp(node: Node, gradient: Tensor, pending: Map<Node, Tensor>): void 
  * Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost".
  */
 export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
-  const outer = watcher;
-  const touched = (watcher = new Set<Node>());
-  let out: Tensor;
-  try {
-    out = noGrad(() => fn(...inputs));
-  } finally {
-    watcher = outer;
-  }
-  for (const node of touched) outer?.add(node);
-  const passed = new Set(inputs.map((input) => input.node));
-  const leaves = [...touched].filter((node) => !passed.has(node));
-  const captured = leaves.find((node) => node.vjp);
+  using inner = scope("checkpoint");
+  // off the tape, so that what the watcher sees comes in through closures, even where it is also an input
+  const { result, touched } = watch(() => fn(...inputs.map(stopGradient)));
+  const captured = touched.find((node) => node.vjp);
   if (captured) {
     throw new TypeError(`Cannot checkpoint(): the function captures the result of ${captured.op}; pass it as an input`);
   }
-  const nodes = [...inputs.map((input) => input.node), ...leaves];
-  if (!recording || nodes.every((node) => node === undefined)) return out;
+  const out = inner.keep(stopGradient(result));
+  const wanted = inputs.map((input) => input.node !== undefined);
+  const nodes = [...inputs.map((input) => input.node), ...touched];
+  if (!needsGradient(inputs) && !(recording && touched.length > 0)) return out;
   out.node = new Node("checkpoint", nodes, inputs, (gradient, saved) => {
-    const gradients = recompose(fn, saved, inputs.map((input) => input.node !== undefined), gradient, leaves);
+    const gradients = recompose(fn, saved, wanted, gradient, touched);
     return nodes.map((_, index) => () => gradients[index]);
   });
   return out;
+}
+
+/** Runs `fn` off the tape and lists the nodes that its ops, and its result, depend on. */
+function watch(fn: () => Tensor): { result: Tensor; touched: Node[] } {
+  const outer = watcher;
+  const touched = (watcher = new Set<Node>());
+  try {
+    const result = noGrad(fn);
+    needsGradient([result]);
+    return { result, touched: [...touched] };
+  } finally {
+    watcher = outer;
+    for (const node of touched) outer?.add(node);
+  }
 }
 
 /**
@@ -234,7 +242,7 @@ export function recompose(
   leaves: readonly Node[] = [],
 ): (Tensor | undefined)[] {
   const inputs = saved.map((tensor, index) => {
-    const input = tensor.view(tensor.shape, tensor.strides, tensor.offset);
+    const input = stopGradient(tensor);
     return wanted[index] ? asLeaf(input, `input ${index}`) : input;
   });
   const slots = [...inputs.map((input) => input.node), ...leaves];
@@ -243,8 +251,7 @@ export function recompose(
   const out = withRecording(true, () => fn(...inputs));
   if (!out.node) return gradients;
   propagate(out.node, gradient.retained(), (leaf, total) => {
-    const view = total.view(total.shape, total.strides, total.offset);
-    gradients[slots.indexOf(leaf)] = inner.keep(view);
+    gradients[slots.indexOf(leaf)] = inner.keep(stopGradient(total));
   });
   return gradients;
 }

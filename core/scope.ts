@@ -41,9 +41,9 @@ export class Scope implements Disposable {
 
   /** Makes this scope the owner of `item`. */
   own(item: Owned): void {
-    this.#check();
     item.owner = this;
     this.#owned.add(item);
+    this.#check(); // last: what was made in vain is freed with the rest
   }
 
   /** Registers what the outermost scope frees at its end (saved values of the gradient tape). */

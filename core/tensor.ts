@@ -119,7 +119,8 @@ export class Tensor implements Owned, Operand, Disposable {
   #span(): { begin: number; bytes: number } {
     if (!this.isContiguous) throw new TypeError(`Cannot transfer ${describe(this)}: it is not contiguous`);
     const width = bytesPerElement(this.dtype);
-    return { begin: this.offset * width, bytes: this.size * width };
+    // a view of nothing may begin beyond the memory's end
+    return { begin: this.size === 0 ? 0 : this.offset * width, bytes: this.size * width };
   }
 
   toString(): string {

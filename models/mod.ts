@@ -6,3 +6,5 @@
 export * from "./key_value_cache.ts";
 export * from "./llama.ts";
 export * from "./llama_config.ts";
+export * from "./checkpoint_folder.ts";
+export * from "./safetensors.ts";

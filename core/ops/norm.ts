@@ -44,7 +44,7 @@ export function softmax(x: Tensor, axis = -1): Tensor {
     return composed("softmax", () => transpose(softmax(transpose(x, axis, -1)), axis, -1));
   }
   return fused("softmax", [x], {}, x, (input) => {
-    const weights = exp(sub(input, stopGradient(max(input, -1, true))));
+    const weights = exp(sub(input, max(stopGradient(input), -1, true)));
     return div(weights, sum(weights, -1, true));
   });
 }
@@ -52,7 +52,7 @@ export function softmax(x: Tensor, axis = -1): Tensor {
 /** log(softmax(x)) along the last axis, without leaving the log domain. */
 export function logSoftmax(x: Tensor): Tensor {
   return composed("logSoftmax", () => {
-    const shifted = sub(x, stopGradient(max(x, -1, true)));
+    const shifted = sub(x, max(stopGradient(x), -1, true));
     return sub(shifted, log(sum(exp(shifted), -1, true)));
   });
 }

@@ -1,0 +1,8 @@
+/**
+ * The entry of both binaries: what a Runner can call by name. Every export has the form
+ * `name(begin: i32, end: i32, ...args): void` and runs the tasks [begin, end). One line a file; helpers that are not
+ * called from JavaScript (math.ts, `gemm`, which attention uses) stay out of the exports.
+ *
+ * Compile-time constant: RELAXED (1: relaxed SIMD may be used, 0: not). From gemm.ts: SCRATCH, SCRATCH_BYTES, gemm.
+ */
+export { gemmPackB, gemmTiles } from "./gemm";

@@ -1,0 +1,152 @@
+/**
+ * Checkpoints: a folder that Hugging Face loads (`model.safetensors`, `config.json`, tokenizer files), with the
+ * optimizer's whole state beside it (`optimizer.safetensors`, `state.json`), so that a resumed run takes the same next
+ * step, bit for bit. Written durably by `durable.ts`.
+ */
+import { type Backend, empty, own, Params, type Tensor } from "../core/mod.ts";
+import {
+  checkWeights,
+  type Folder,
+  type FolderWriter,
+  type LlamaConfig,
+  llamaConfigJson,
+  llamaWeights,
+  openSafetensors,
+  openWeights,
+  parseLlamaConfig,
+  writeSafetensors,
+  writeWeights,
+} from "../models/mod.ts";
+import { flattenState, type LeafSnapshot, type Optimizer, type Plain, unflattenState } from "../optimizers/mod.ts";
+
+/** What a training run remembers beside weights and optimizer. */
+export interface TrainingState {
+  readonly step: number;
+  /** Sequences consumed: where the data goes on. */
+  readonly sequences: number;
+  readonly tokens: number;
+  /** How numbers were computed; bits may differ on another path. */
+  readonly kernelPath: string;
+  /** Everything that must be the same for the run to be the same. */
+  readonly identity: Readonly<Record<string, unknown>>;
+}
+
+interface StateFile extends TrainingState {
+  readonly optimizer: { readonly step: number; readonly leaves: Record<string, LeafFile> };
+}
+
+interface LeafFile {
+  readonly values: Record<string, Plain>;
+  readonly count: number;
+}
+
+/** Separates parameter name and state path in `optimizer.safetensors`. */
+const SEPARATOR = "::";
+
+/** Writes weights, config and tokenizer: a folder for Hugging Face. */
+export async function saveModel(
+  writer: FolderWriter,
+  params: Params,
+  config: LlamaConfig,
+  tokenizerFiles: ReadonlyMap<string, Uint8Array>,
+): Promise<void> {
+  await writeWeights(writer, [...params.entries()].map(([name, tensor]) => entryOf(name, tensor)));
+  await writeText(writer, "config.json", JSON.stringify(llamaConfigJson(config), null, 2) + "\n");
+  for (const [file, bytes] of tokenizerFiles) {
+    await using sink = await writer.create(file);
+    await sink.write(bytes);
+  }
+}
+
+/** Writes the optimizer's state and the run's. */
+export async function saveTraining(writer: FolderWriter, optimizer: Optimizer, state: TrainingState): Promise<void> {
+  const snapshot = optimizer.snapshot();
+  const entries: ReturnType<typeof entryOf>[] = [];
+  const leaves: Record<string, LeafFile> = {};
+  for (const [name, leaf] of snapshot.leaves) {
+    const { tensors, values } = flattenState(leaf.state);
+    for (const [path, tensor] of tensors) entries.push(entryOf(name + SEPARATOR + path, tensor));
+    if (leaf.staged) entries.push(entryOf(`${name}${SEPARATOR}staged`, leaf.staged));
+    leaves[name] = { values, count: leaf.count };
+  }
+  await using sink = await writer.create("optimizer.safetensors");
+  await writeSafetensors(sink, entries);
+  const file: StateFile = { ...state, optimizer: { step: snapshot.step, leaves } };
+  await writeText(writer, "state.json", JSON.stringify(file, null, 1) + "\n");
+}
+
+async function writeText(writer: FolderWriter, name: string, text: string): Promise<void> {
+  await using sink = await writer.create(name);
+  await sink.write(new TextEncoder().encode(text));
+}
+
+function entryOf(name: string, tensor: Tensor) {
+  const dtype = DTYPES[tensor.dtype as keyof typeof DTYPES];
+  const bytes = async () => {
+    const data = await tensor.read();
+    return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  };
+  return { name, dtype, shape: tensor.shape, bytes };
+}
+
+const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16", i32: "I32", u32: "U32", u8: "U8", f64: "F64" } as const;
+const FROM_DTYPES = { F32: "f32", BF16: "bf16", F16: "f16", I32: "i32", U32: "u32", U8: "u8", F64: "f64" } as const;
+
+/** Reads a Hugging Face LLaMA folder onto a backend: strict names, shapes and dtypes; f16 and bf16 become f32. */
+export async function loadModel(backend: Backend, folder: Folder): Promise<{ params: Params; config: LlamaConfig }> {
+  const config = await loadConfig(folder);
+  await using weights = await openWeights(folder);
+  const expected = llamaWeights(config);
+  checkWeights(weights, expected);
+  const params = new Params(backend);
+  for (const [name, { shape }] of expected) {
+    const tensor = own(empty(backend, shape, "f32", name));
+    tensor.write(await weights.float32(name));
+    params.set(name, tensor);
+  }
+  return { params, config };
+}
+
+/** The model configuration of a Hugging Face folder. @throws SyntaxError when it is not a LLaMA that is implemented. */
+export async function loadConfig(folder: Folder): Promise<LlamaConfig> {
+  if (!await folder.has("config.json")) throw new SyntaxError(`Cannot load ${folder.name}: it has no config.json`);
+  return parseLlamaConfig(parseJson(await folder.text("config.json"), `${folder.name}/config.json`));
+}
+
+function parseJson(text: string, what: string): Record<string, unknown> {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new SyntaxError(`Cannot read ${what}: ${(error as Error).message}`);
+  }
+}
+
+/** The run's state of a checkpoint. */
+export async function loadTrainingState(folder: Folder): Promise<TrainingState> {
+  return parseJson(await folder.text("state.json"), `${folder.name}/state.json`) as unknown as StateFile;
+}
+
+/** Puts a checkpoint's optimizer state into an optimizer made for the same parameters and rules. */
+export async function loadOptimizer(folder: Folder, optimizer: Optimizer, backend: Backend): Promise<void> {
+  const file = parseJson(await folder.text("state.json"), `${folder.name}/state.json`) as unknown as StateFile;
+  await using source = await folder.open("optimizer.safetensors");
+  const stored = await openSafetensors(source);
+  const grouped = new Map<string, Map<string, Tensor>>();
+  for (const [full, { dtype, shape }] of stored.tensors) {
+    const [name, path] = full.split(SEPARATOR);
+    const tensor = own(empty(backend, shape, FROM_DTYPES[dtype as keyof typeof FROM_DTYPES], full));
+    backend.write(tensor.buffer, 0, await stored.bytes(full));
+    if (!grouped.has(name)) grouped.set(name, new Map());
+    grouped.get(name)!.set(path, tensor);
+  }
+  const leaves = new Map<string, LeafSnapshot>();
+  for (const [name, leaf] of optimizer.snapshot().leaves) {
+    const saved = file.optimizer.leaves[name];
+    const tensors = grouped.get(name) ?? new Map<string, Tensor>();
+    if (!saved) continue;
+    const staged = tensors.get("staged");
+    tensors.delete("staged");
+    leaves.set(name, { state: unflattenState(leaf.state, tensors, saved.values), staged, count: saved.count });
+  }
+  optimizer.restore({ step: file.optimizer.step, leaves });
+}

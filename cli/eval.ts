@@ -1,0 +1,73 @@
+/** `eval`: loss and perplexity of a model on data. */
+import { Batches } from "../data/mod.ts";
+import { defineVerb, parseVerb } from "./arguments.ts";
+import { loadModel } from "./checkpoint.ts";
+import { chooseTokenizer, openData } from "./data_source.ts";
+import { openDevice } from "./device.ts";
+import { evaluate, type TokenRows } from "./evaluation.ts";
+import { FileFolder } from "./files.ts";
+import { dataFlags, deviceFlags } from "./flags.ts";
+import { formatNumber, type Output } from "./log.ts";
+import { DEFAULTS } from "./options.ts";
+import { findModel } from "./resume.ts";
+
+/** The verb's flags. */
+export const evalVerb = defineVerb({
+  name: "eval",
+  summary: "loss and perplexity of a model on held-out text",
+  example: "deno task eval --model runs/NAME --data corpus.txt --json",
+  flags: {
+    model: { type: "string", required: true, value: "FOLDER", help: "a Hugging Face folder or a run folder" },
+    ...dataFlags,
+    seq: { type: "number", integer: true, min: 1, default: DEFAULTS.seq, help: "tokens to a sequence" },
+    batch: { type: "number", integer: true, min: 1, default: DEFAULTS.batch, help: "sequences to a batch" },
+    batches: { type: "number", integer: true, min: 0, default: 0, help: "most batches; 0: all" },
+    split: { type: "string", choices: ["train", "validation"], default: "validation", help: "part of the data" },
+    json: { type: "boolean", help: "print one JSON object" },
+    ...deviceFlags,
+  },
+});
+
+/** Runs the verb. */
+export async function evaluateVerb(argv: readonly string[], output: Output): Promise<void> {
+  const { options } = parseVerb(evalVerb, argv);
+  const folder = await findModel(options.model);
+  const tokenizer = await chooseTokenizer({ tokenizer: options.tokenizer, modelFolder: folder });
+  const data = await openData({ ...options, holdOut: options.holdOut ?? DEFAULTS.holdOut }, tokenizer);
+  using backend = await openDevice({ ...options, device: options.device ?? "auto", blas: options.blas ?? "auto" });
+  const { params, config } = await loadModel(backend, new FileFolder(folder));
+  using _ = params;
+  const rows = splitBatches(data.path, data.store.split(options.split).rows, options);
+  const { loss, tokens } = await evaluate(backend, params, config, rows);
+  const perplexity = Math.exp(loss);
+  if (options.json) output.out(JSON.stringify({ model: folder, split: options.split, loss, perplexity, tokens }));
+  else {
+    const unit = data.tokenizer.name === "byte" ? "nats a byte" : "nats a token";
+    output.out(
+      `loss ${loss.toFixed(4)} ${unit}, perplexity ${formatNumber(perplexity)}, over ${
+        tokens.toLocaleString("en-US")
+      } tokens`,
+    );
+  }
+}
+
+/** Every row of a split once, in order; the last batch may be smaller. `batches` 0: all. */
+export async function* splitBatches(
+  path: string,
+  rows: number,
+  { split, batch, batches }: { split: "train" | "validation"; batch: number; batches: number },
+): AsyncGenerator<TokenRows> {
+  const total = batches > 0 ? Math.min(rows, batches * batch) : rows;
+  await using whole = new Batches(path, { split, batch, shuffle: false, readers: 0 });
+  let done = 0;
+  for (; done + batch <= total; done += batch) yield await whole.next();
+  if (done === total) return;
+  await using rest = new Batches(path, {
+    split,
+    batch: total - done,
+    shuffle: false,
+    readers: 0,
+    start: { index: done },
+  });
+  yield await rest.next();
+}

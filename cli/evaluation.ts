@@ -1,0 +1,59 @@
+/** Loss on held-out text: an exact mean over tokens, not a mean of batch means. */
+import { type Backend, fromArray, noGrad, type ParamsView, scope } from "../core/mod.ts";
+import { type LlamaConfig, llamaLoss } from "../models/mod.ts";
+
+/** Token rows as the data package yields them: [batch, seq + 1], row-major. */
+export interface TokenRows {
+  readonly tokens: Uint32Array;
+  readonly batch: number;
+  readonly seq: number;
+}
+
+/** Inputs and next-token targets of rows, as i32 host arrays [batch, seq]. */
+export function splitRows({ tokens, batch, seq }: TokenRows): { inputs: Int32Array; targets: Int32Array } {
+  const inputs = new Int32Array(batch * seq);
+  const targets = new Int32Array(batch * seq);
+  for (let row = 0; row < batch; row++) {
+    for (let t = 0; t < seq; t++) {
+      inputs[row * seq + t] = tokens[row * (seq + 1) + t];
+      targets[row * seq + t] = tokens[row * (seq + 1) + t + 1];
+    }
+  }
+  return { inputs, targets };
+}
+
+/** Mean loss in nats a token over the rows. */
+export async function evaluate(
+  backend: Backend,
+  params: ParamsView,
+  config: LlamaConfig,
+  batches: AsyncIterable<TokenRows>,
+): Promise<{ loss: number; tokens: number }> {
+  let total = 0;
+  let tokens = 0;
+  for await (const rows of batches) {
+    const { inputs, targets } = splitRows(rows);
+    const loss = lossOf(backend, params, config, inputs, targets, [rows.batch, rows.seq]);
+    const [value] = await loss.read();
+    loss.dispose();
+    total += value * inputs.length;
+    tokens += inputs.length;
+  }
+  if (tokens === 0) throw new RangeError("Cannot evaluate: there is no held-out text");
+  return { loss: total / tokens, tokens };
+}
+
+function lossOf(
+  backend: Backend,
+  params: ParamsView,
+  config: LlamaConfig,
+  inputs: Int32Array,
+  targets: Int32Array,
+  shape: readonly number[],
+) {
+  using evaluation = scope("evaluate");
+  const loss = noGrad(() =>
+    llamaLoss(params, config, fromArray(backend, inputs, shape), fromArray(backend, targets, shape))
+  );
+  return evaluation.keep(loss);
+}

@@ -1,0 +1,192 @@
+/** From a run's options to an optimizer, and the table that says which parameter gets what. */
+import {
+  accumulate,
+  adamWPreset,
+  type BasisStrategy,
+  constant,
+  cosine,
+  exactBasis,
+  galoreAdamW,
+  type GaloreOptions,
+  galoreSgd,
+  galoreShapes,
+  gramBasis,
+  linearDecay,
+  route,
+  type Routing,
+  type Rule,
+  type Schedule,
+  sgd,
+  sidesOf,
+  subspaceBasis,
+  warmupStableDecay,
+} from "../optimizers/mod.ts";
+import type { OptimizerOptions } from "./options.ts";
+
+/** An optimizer as chosen, with what is said about it at the start. */
+export interface OptimizerChoice {
+  readonly routing: Routing;
+  readonly learningRate: number;
+  readonly rank?: number;
+  /** Lines of advice: ranks that were cut. */
+  readonly notes: readonly string[];
+}
+
+/** What the choice depends on beside the options. */
+export interface ChoiceContext {
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  readonly projected: RegExp;
+  readonly hiddenSize: number;
+  readonly steps: number;
+  readonly gradAccum: number;
+  readonly seed: number;
+  /** Replaces the basis strategy: the planner's, which computes nothing. */
+  readonly basis?: BasisStrategy;
+}
+
+/** Builds the optimizer of a run. @throws RangeError for a warm-up longer than the run. */
+export function chooseOptimizer(options: OptimizerOptions, context: ChoiceContext): OptimizerChoice {
+  const learningRate = options.lr ?? defaultRate(options);
+  const schedule = makeSchedule(options, learningRate, context.steps);
+  const usesGalore = options.optimizer.startsWith("galore");
+  const rank = usesGalore ? options.rank ?? Math.max(1, Math.floor(context.hiddenSize / 4)) : undefined;
+  const common = {
+    learningRate: schedule,
+    weightDecay: options.weightDecay,
+    convention: options.convention,
+    beta1: options.beta1,
+    beta2: options.beta2,
+    eps: options.eps,
+  };
+  const base = baseRouting(options, common, context, rank);
+  const frozen = options.freeze.map((pattern) => [new RegExp(pattern), null] as const);
+  const routes = [...frozen, ...base.routes].map(([pattern, rule]) =>
+    [pattern, rule && context.gradAccum > 1 ? accumulate(context.gradAccum, rule) : rule] as const
+  );
+  return {
+    routing: route(dropIdle(routes, context)),
+    learningRate,
+    rank,
+    notes: rank === undefined ? [] : rankNotes(rank, options, context),
+  };
+}
+
+/** A preset's own pattern may be left without parameters by `--freeze`; a user's pattern may not. */
+function dropIdle(routes: readonly (readonly [RegExp, Rule | null])[], { shapes }: ChoiceContext) {
+  const names = [...shapes.keys()];
+  const taken = new Set<string>();
+  return routes.filter(([pattern, rule]) => {
+    const hits = names.filter((name) => !taken.has(name) && pattern.test(name));
+    for (const name of hits) taken.add(name);
+    return rule === null || hits.length > 0;
+  });
+}
+
+function defaultRate({ optimizer }: OptimizerOptions): number {
+  return optimizer.startsWith("galore_adamw") ? 0.01 : optimizer.startsWith("adam") ? 0.003 : 0.1;
+}
+
+function makeSchedule({ schedule, warmup, minLr }: OptimizerOptions, peak: number, total: number): Schedule {
+  const options = { peak, warmup: warmup ?? Math.round(total / 10), total, minimum: minLr * peak };
+  if (options.warmup > total) {
+    throw new RangeError(`Cannot warm up for ${options.warmup} steps: the run has ${total}`);
+  }
+  switch (schedule) {
+    case "cosine":
+      return cosine(options);
+    case "linear":
+      return linearDecay(options);
+    case "constant":
+      return constant(peak, options.warmup);
+    case "wsd":
+      return warmupStableDecay({ ...options, decay: Math.round(total / 5) });
+  }
+}
+
+type Common = Parameters<typeof adamWPreset>[0];
+
+function baseRouting(options: OptimizerOptions, common: Common, context: ChoiceContext, rank = 1): Routing {
+  const { updateProjGap, scale, projType, momentum } = options;
+  const galore: GaloreOptions = {
+    rank,
+    updateProjGap,
+    scale,
+    projType,
+    basis: context.basis ?? BASES[options.basis](),
+    seed: context.seed,
+  };
+  const { projected } = context;
+  switch (options.optimizer) {
+    case "galore_adamw":
+      return galoreAdamW({ ...common, galore, projected });
+    case "galore_sgd":
+      return galoreSgd({ ...common, galore, projected, momentum });
+    case "sgd":
+      return route([[/(?:)/, sgd({ ...common, momentum })]]);
+    case "adam":
+    case "adamw":
+      return route([[/(?:)/, adamWPreset(common)]]);
+  }
+}
+
+const BASES = { subspace: () => subspaceBasis(), gram: gramBasis, exact: exactBasis };
+
+function rankNotes(rank: number, { projType }: OptimizerOptions, { shapes, projected }: ChoiceContext): string[] {
+  const cut = [...shapes].filter(([name, shape]) => projected.test(name) && rank > Math.min(...shape));
+  if (cut.length === 0) return [];
+  const [name, shape] = cut[0];
+  return [
+    `rank ${rank} is larger than ${cut.length} of the projected matrices and is cut to their smaller side ` +
+    `(${galoreShapes(shape, rank, projType).rank} for ${name})`,
+  ];
+}
+
+/** One row of the parameter table. */
+export interface ParameterGroup {
+  /** Names with the layer number replaced by `*`. */
+  readonly name: string;
+  readonly count: number;
+  readonly shape: readonly number[];
+  readonly rule: string;
+  readonly weightBytes: number;
+  readonly stateBytes: number;
+}
+
+/** Groups parameters by name pattern, with what each group's rule is. `stateOf` gives state bytes of a name. */
+export function parameterTable(
+  shapes: ReadonlyMap<string, readonly number[]>,
+  options: OptimizerOptions,
+  choice: OptimizerChoice,
+  projected: RegExp,
+  stateOf: (name: string) => number,
+): ParameterGroup[] {
+  const groups = new Map<string, { -readonly [K in keyof ParameterGroup]: ParameterGroup[K] }>();
+  for (const [name, shape] of shapes) {
+    const key = name.replace(/\.\d+\./g, ".*.");
+    const size = shape.reduce((product, extent) => product * extent, 1);
+    const group = groups.get(key);
+    if (group) {
+      group.count++;
+      group.weightBytes += 4 * size;
+      group.stateBytes += stateOf(name);
+    } else {
+      const rule = ruleName(name, shape, options, choice, projected);
+      groups.set(key, { name: key, count: 1, shape, rule, weightBytes: 4 * size, stateBytes: stateOf(name) });
+    }
+  }
+  return [...groups.values()];
+}
+
+function ruleName(
+  name: string,
+  shape: readonly number[],
+  { optimizer, freeze, projType }: OptimizerOptions,
+  { rank }: OptimizerChoice,
+  projected: RegExp,
+): string {
+  if (freeze.some((pattern) => new RegExp(pattern).test(name))) return "frozen";
+  const inner = optimizer.replace("galore_", "");
+  if (rank === undefined || !projected.test(name)) return inner;
+  const kept = galoreShapes(shape, rank, projType).rank;
+  return `galore(${inner}) rank ${kept} ${sidesOf(projType, shape[0], shape[1]).join("+")}`;
+}

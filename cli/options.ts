@@ -1,0 +1,118 @@
+/**
+ * What a training run is made of: the type that recipes write, and the defaults that flags override.
+ *
+ * A recipe is a module, `export default { ... } satisfies Run`; a variant is a function of a base recipe.
+ */
+import type { Convention, ProjType } from "../optimizers/mod.ts";
+
+/** Optimizers by the names that users know. */
+export const OPTIMIZERS = ["galore_adamw", "galore_sgd", "adamw", "adam", "sgd"] as const;
+/** One of `OPTIMIZERS`. */
+export type OptimizerName = typeof OPTIMIZERS[number];
+
+/** Learning-rate schedules by name. */
+export const SCHEDULES = ["cosine", "linear", "constant", "wsd"] as const;
+/** One of `SCHEDULES`. */
+export type ScheduleName = typeof SCHEDULES[number];
+
+/** How an optimizer is set. Fields left out take the defaults of `DEFAULTS`. */
+export interface OptimizerOptions {
+  readonly optimizer: OptimizerName;
+  /** Vectors in each basis. Default: a quarter of the hidden size. */
+  readonly rank?: number;
+  readonly updateProjGap: number;
+  readonly scale: number;
+  readonly projType: ProjType;
+  readonly basis: "subspace" | "gram" | "exact";
+  /** Peak learning rate. Default: 0.01 for GaLore, 0.003 for AdamW and Adam, 0.1 for SGD. */
+  readonly lr?: number;
+  readonly weightDecay: number;
+  readonly beta1: number;
+  readonly beta2: number;
+  readonly eps?: number;
+  readonly momentum: number;
+  /** Where paper and released code differ. Default: released for GaLore, paper (torch) otherwise. */
+  readonly convention?: Convention;
+  readonly schedule: ScheduleName;
+  /** Steps of linear warm-up. Default: a tenth of the steps. */
+  readonly warmup?: number;
+  /** The rate at the end, as a part of the peak. */
+  readonly minLr: number;
+  /** Global norm to clip to; 0 is off. */
+  readonly clip: number;
+  /** Parameters to leave as they are: regular expressions over names. */
+  readonly freeze: readonly string[];
+}
+
+/** Everything that decides a training run. */
+export interface Run extends OptimizerOptions {
+  /** A built-in name (llama-9m ... llama-7b) or a Hugging Face folder. */
+  readonly model: string;
+  /** Text files, or one token store (folder or URL). */
+  readonly data: readonly string[];
+  /** `byte`, or a folder with a tokenizer. Default: the model folder's, else byte. */
+  readonly tokenizer?: string;
+  /** Vocabulary of a built-in model. Default: the tokenizer's. */
+  readonly vocab?: number;
+  /** Part of the text, at its end, that is held out. */
+  readonly holdOut: number;
+  readonly batch: number;
+  readonly seq: number;
+  readonly gradAccum: number;
+  readonly steps: number;
+  readonly dtype: "f32" | "bf16";
+  readonly device: "auto" | "cpu" | "webgpu";
+  readonly threads?: number;
+  readonly blas: "auto" | "off" | "require";
+  /** Bytes that tensors may take. */
+  readonly memoryLimit?: number;
+  readonly seed: number;
+  readonly out?: string;
+  readonly logEvery: number;
+  /** Steps between evaluations; 0: only at the end. */
+  readonly evalEvery: number;
+  /** Batches an evaluation reads at most; 0: the whole held-out part. */
+  readonly evalBatches: number;
+  readonly sampleEvery: number;
+  readonly prompt?: string;
+  /** Steps between checkpoints; 0: only at the end. */
+  readonly saveEvery: number;
+  /** Checkpoints to keep. */
+  readonly keep: number;
+  readonly overfitBatch: boolean;
+}
+
+/** The run of `deno task train` without flags, save for the data. */
+export const DEFAULTS: Run = {
+  model: "llama-9m",
+  data: [],
+  optimizer: "galore_adamw",
+  updateProjGap: 200,
+  scale: 0.25,
+  projType: "std",
+  basis: "subspace",
+  weightDecay: 0,
+  beta1: 0.9,
+  beta2: 0.999,
+  momentum: 0,
+  schedule: "cosine",
+  minLr: 0.1,
+  clip: 1,
+  freeze: [],
+  holdOut: 0.1,
+  batch: 16,
+  seq: 128,
+  gradAccum: 1,
+  steps: 500,
+  dtype: "f32",
+  device: "auto",
+  blas: "auto",
+  seed: 1,
+  logEvery: 10,
+  evalEvery: 100,
+  evalBatches: 0,
+  sampleEvery: 0,
+  saveEvery: 0,
+  keep: 2,
+  overfitBatch: false,
+};

@@ -1,0 +1,65 @@
+/**
+ * Going on with a run: refusing to call something else the same run.
+ *
+ * Architecture, optimizer, rank, data, batch, sequence and seed must match. Steps, rates and gaps may be changed with
+ * flags; log cadence, threads and paths are free.
+ */
+import { exists, join, readJsonFile } from "./files.ts";
+import { latestCheckpoint, type RunFolder } from "./run_folder.ts";
+import type { Run } from "./options.ts";
+import type { TrainingSetup } from "./train.ts";
+
+/** The options that a run was started with. */
+export async function readRun(folder: RunFolder): Promise<Partial<Run>> {
+  const config = await readJsonFile(folder.config) as { run?: Partial<Run> };
+  return config.run ?? {};
+}
+
+/** What must be the same for a resumed run to be the same run. */
+export function identityOf({ run, model, data, tokenizer, choice }: TrainingSetup): Record<string, unknown> {
+  const { optimizer, projType, basis, convention, beta1, beta2, momentum, batch, seq, gradAccum, dtype, seed, freeze } =
+    run;
+  return {
+    model: model.config,
+    optimizer,
+    rank: choice.rank ?? null,
+    projType,
+    basis,
+    convention: convention ?? null,
+    beta1,
+    beta2,
+    momentum,
+    batch,
+    seq,
+    gradAccum,
+    dtype,
+    seed,
+    freeze,
+    tokenizer: tokenizer.hash,
+    data: data.store.info.sources.map(({ name, sha256 }) => `${name} ${sha256}`),
+  };
+}
+
+/** @throws RangeError that lists what differs, before anything is changed. */
+export function checkIdentity(saved: Readonly<Record<string, unknown>>, now: Readonly<Record<string, unknown>>): void {
+  const differences = differencesOf(saved, JSON.parse(JSON.stringify(now)));
+  if (differences.length > 0) throw new RangeError(`Cannot resume: the run differs: ${differences.join("; ")}`);
+}
+
+function differencesOf(saved: unknown, now: unknown, path = ""): string[] {
+  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null;
+  if (isObject(saved) && isObject(now) && !Array.isArray(saved)) {
+    const keys = new Set([...Object.keys(saved), ...Object.keys(now)]);
+    return [...keys].flatMap((key) => differencesOf(saved[key], now[key], path ? `${path}.${key}` : key));
+  }
+  const [before, after] = [JSON.stringify(saved), JSON.stringify(now)];
+  return before === after ? [] : [`${path} was ${before}, is ${after}`];
+}
+
+/** A model folder, or a run folder's newest checkpoint. */
+export async function findModel(path: string): Promise<string> {
+  if (!await exists(join(path, "checkpoints"))) return path;
+  const { checkpoint, warnings } = await latestCheckpoint(path);
+  if (!checkpoint) throw new RangeError(`Cannot use ${path}: it has no checkpoint that verifies ${warnings.join("; ")}`);
+  return checkpoint.path;
+}

@@ -1,0 +1,210 @@
+/** A training run from its first step to its report: logs, metrics, evaluations, samples, checkpoints, signals. */
+import type { TrainingState } from "./checkpoint.ts";
+import { saveModel, saveTraining } from "./checkpoint.ts";
+import { Batches } from "../data/mod.ts";
+import { DiskFullError, writeFileDurably, writeFolderDurably } from "./durable.ts";
+import { splitBatches } from "./eval.ts";
+import { evaluate, type TokenRows } from "./evaluation.ts";
+import { formatDuration, formatStep, type Output } from "./log.ts";
+import { matmulSpeed } from "./matmul_speed.ts";
+import { isStepRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
+import { heldOutBaselines } from "./baselines.ts";
+import { showProgress } from "./progress.ts";
+import { renderReport } from "./report.ts";
+import { identityOf } from "./resume.ts";
+import { checkpointName, createRun, pruneCheckpoints, type RunFolder } from "./run_folder.ts";
+import { generateTokens } from "./sampling.ts";
+import { StopWatch } from "./signals.ts";
+import type { TrainingSetup } from "./train.ts";
+import { modelFlops, trainLoop } from "./trainer.ts";
+
+/** Where a run begins: anew, or in the folder and state of an earlier one. */
+export interface RunStart {
+  readonly folder?: RunFolder;
+  readonly resumed?: TrainingState;
+}
+
+/** Trains to the end, or to a signal, and leaves a run folder behind. */
+export async function runTraining(setup: TrainingSetup, { folder, resumed }: RunStart, output: Output): Promise<void> {
+  const { run } = setup;
+  const name = `${setup.model.name}-${run.optimizer}`;
+  using created = folder ? undefined : await createRun(run.out, name, new Date());
+  const place = folder ?? created!;
+  await writeFileDurably(place.config, JSON.stringify({ run, model: setup.model.config }, null, 2) + "\n");
+  using metrics = await MetricsWriter.open(place.metrics, { resumeAfterStep: resumed?.step ?? 0 });
+  using session = new Session(setup, place, metrics, output, resumed);
+  await session.train();
+  await session.finish();
+}
+
+/** One process's part of a run. */
+class Session implements Disposable {
+  readonly #stop: StopWatch;
+  readonly #batches: Batches;
+  readonly #started = performance.now();
+  #first: TokenRows | undefined;
+  #step: number;
+  #tokens: number;
+  #savedAt = -1;
+  #validation: number | undefined;
+  #samples: string[] = [];
+
+  constructor(
+    readonly setup: TrainingSetup,
+    readonly folder: RunFolder,
+    readonly metrics: MetricsWriter,
+    readonly output: Output,
+    resumed?: TrainingState,
+  ) {
+    const { run, data } = setup;
+    this.#step = resumed?.step ?? 0;
+    this.#tokens = resumed?.tokens ?? 0;
+    this.#batches = new Batches(data.path, {
+      batch: run.batch,
+      seed: run.seed,
+      start: { index: resumed?.sequences ?? 0 },
+    });
+    this.#stop = new StopWatch({
+      onStop: (signal) => output.err(`${signal}: finishing this step and saving; once more to stop at once`),
+    });
+    if (resumed) this.#savedAt = this.#step;
+  }
+
+  [Symbol.dispose](): void {
+    this.#stop[Symbol.dispose]();
+    this.#batches[Symbol.dispose]();
+  }
+
+  async #nextBatch(): Promise<TokenRows> {
+    if (!this.setup.run.overfitBatch) return await this.#batches.next();
+    return this.#first ??= await this.#batches.next();
+  }
+
+  async train(): Promise<void> {
+    const { run, model, backend } = this.setup;
+    this.output.err(`run       ${this.folder.path}${this.#step > 0 ? `, going on after step ${this.#step}` : ""}`);
+    const peak = matmulSpeed(backend, 512) * 1e9;
+    using progress = showProgress(this.output, { label: "train", total: run.steps, start: this.#step, plain: false });
+    await trainLoop({ ...this.setup, config: model.config, nextBatch: () => this.#nextBatch() }, {
+      startStep: this.#step,
+      startTokens: this.#tokens,
+      steps: run.steps,
+      afterStep: async (row) => {
+        this.#step = row.step;
+        this.#tokens = row.tokens;
+        this.metrics.append(row);
+        progress.update(row.step, { tokensPerSecond: row.tokensPerSecond, note: `loss ${row.loss.toFixed(3)}` });
+        if (row.step % run.logEvery === 0 || row.step === 1) this.#log(row, peak);
+        await this.#occasions(row.step);
+        return this.#stop.stopRequested;
+      },
+    });
+  }
+
+  #log(row: StepRow, peak: number): void {
+    const { model, run } = this.setup;
+    const mfu = modelFlops(model.config, run.seq, row.tokensPerSecond) / peak;
+    this.output.err(formatStep({ ...row, steps: run.steps, mfu }));
+  }
+
+  async #occasions(step: number): Promise<void> {
+    const { run } = this.setup;
+    const isLast = step === run.steps;
+    const due = (every: number) => every > 0 && step % every === 0 && !isLast;
+    if (due(run.evalEvery)) await this.#evaluate();
+    if (due(run.sampleEvery)) await this.#sample();
+    if (due(run.saveEvery)) await this.#saveOrWarn();
+  }
+
+  async #evaluate(): Promise<void> {
+    const { run, data, backend, params, model } = this.setup;
+    if (!data.store.splits.includes("validation")) return;
+    const rows = data.store.split("validation").rows;
+    const options = { split: "validation" as const, batch: run.batch, batches: run.evalBatches };
+    const { loss } = await evaluate(backend, params, model.config, splitBatches(data.path, rows, options));
+    this.#validation = loss;
+    this.metrics.append({ step: this.#step, validationLoss: loss });
+    this.output.err(`step ${String(this.#step).padStart(4)} | held-out loss ${loss.toFixed(4)} ${this.#unit}`);
+  }
+
+  get #unit(): string {
+    return this.setup.tokenizer.name === "byte" ? "nats a byte" : "nats a token";
+  }
+
+  /** A full disk costs a checkpoint, not the run. */
+  async #saveOrWarn(): Promise<void> {
+    try {
+      await this.#save();
+    } catch (error) {
+      if (!(error instanceof DiskFullError)) throw error;
+      this.output.err(`warning: ${error.message}; training goes on`);
+    }
+  }
+
+  async #save(): Promise<void> {
+    if (this.#savedAt === this.#step) return;
+    const { params, model, tokenizer, optimizer, backend, run } = this.setup;
+    const path = await writeFolderDurably(this.folder.checkpoints, checkpointName(this.#step), async (writer) => {
+      await saveModel(writer, params, model.config, tokenizer.files);
+      await saveTraining(writer, optimizer, {
+        step: this.#step,
+        sequences: this.#batches.index,
+        tokens: this.#tokens,
+        kernelPath: backend.kernelPath,
+        identity: identityOf(this.setup),
+      });
+    });
+    this.#savedAt = this.#step;
+    await pruneCheckpoints(this.folder.path, run.keep);
+    this.output.err(`saved ${path}`);
+  }
+
+  async #sample(): Promise<void> {
+    const { backend, params, model, tokenizer, run } = this.setup;
+    const prompt = await this.#prompt();
+    const room = model.config.max_position_embeddings - prompt.length;
+    const ids = [...prompt];
+    const options = { tokens: Math.min(400, room), temperature: 0.7, topK: 0, seed: run.seed };
+    for await (const token of generateTokens(backend, params, model.config, prompt, options)) ids.push(token);
+    const text = tokenizer.decode(ids);
+    this.#samples.push(text);
+    this.output.err(`sample after step ${this.#step}:`);
+    this.output.out(text);
+  }
+
+  /** The prompt asked for, else the first 32 tokens of held-out (or training) text. */
+  async #prompt(): Promise<Uint32Array> {
+    const { run, tokenizer, data } = this.setup;
+    if (run.prompt !== undefined) return tokenizer.encode(run.prompt);
+    const split = data.store.splits.includes("validation") ? "validation" : "train";
+    const row = await data.store.split(split).readRows(0, 1);
+    return row.slice(0, Math.min(32, run.seq));
+  }
+
+  /** Last evaluation, checkpoint, sample, report and summary. */
+  async finish(): Promise<void> {
+    await this.#save();
+    if (this.#stop.stopRequested) {
+      this.output.err(`stopped after step ${this.#step}; go on with --resume ${this.folder.path}`);
+      return;
+    }
+    await this.#evaluate();
+    const baselines = await heldOutBaselines(this.setup.data);
+    if (this.#validation !== undefined) {
+      const others = baselines.map(({ name, nats }) => `${name} ${nats.toFixed(3)}`).join(", ");
+      this.output.out(
+        `held-out loss ${this.#validation.toFixed(3)} ${this.#unit}` +
+          (others ? ` (same text: ${others})` : `, perplexity ${Math.exp(this.#validation).toFixed(2)}`),
+      );
+    }
+    await this.#sample();
+    const rows = await readMetrics(this.folder.metrics);
+    const html = renderReport(this.#reportInput(rows, baselines));
+    await writeFileDurably(this.folder.report, html);
+    const losses = rows.filter(isStepRow);
+    this.output.err(
+      `done in ${formatDuration(performance.now() - this.#started)}: ${losses.length} steps, ` +
+        `${this.#tokens.toLocaleString("en-US")} tokens; ${this.folder.path}/report.html`,
+    );
+  }
+}

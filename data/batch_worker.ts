@@ -1,0 +1,40 @@
+/**
+ * The other side of a `Batches`: a worker that reads the batches it is asked for, in the order asked. It ends when it is
+ * terminated. A failure is sent back as data; the worker goes on.
+ */
+
+import { type Batch, BatchReader, type BatchReaderOptions } from "./batch_reader.ts";
+import { type PackedError, packError } from "./errors.ts";
+
+/** What the worker is sent: first its options, then indexes. */
+export type BatchRequest = { readonly open: BatchReaderOptions } | { readonly index: number };
+
+/** What it answers to each index. */
+export type BatchAnswer = { readonly batch: Batch } | { readonly error: PackedError };
+
+interface WorkerScope {
+  onmessage: ((event: MessageEvent<BatchRequest>) => void) | null;
+  postMessage(message: BatchAnswer, transfer: Transferable[]): void;
+}
+
+const scope = self as unknown as WorkerScope;
+let reader: Promise<BatchReader> | undefined;
+let turn: Promise<void> = Promise.resolve();
+
+scope.onmessage = ({ data }) => {
+  if ("open" in data) {
+    reader = BatchReader.open(data.open);
+    reader.catch(() => {}); // answered with the first index
+  } else {
+    turn = turn.then(() => answer(data.index));
+  }
+};
+
+async function answer(index: number): Promise<void> {
+  try {
+    const batch = await (await reader!).read(index);
+    scope.postMessage({ batch }, [batch.tokens.buffer]);
+  } catch (error) {
+    scope.postMessage({ error: packError(error) }, []);
+  }
+}

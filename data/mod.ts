@@ -1,0 +1,26 @@
+/**
+ * Text to batches of token ids: tokenizers, streaming readers, a sharded Zarr v3 store that is verified on every read,
+ * and a loader that reads it off the main thread in an order that any position can resume.
+ * It yields host typed arrays, and knows no other package of this project.
+ *
+ * @module
+ */
+
+export { CorruptDataError, type CorruptDataFields } from "./errors.ts";
+export type { Tokenizer } from "./tokenizer.ts";
+export { loadTokenizer } from "./load_tokenizer.ts";
+export { byteTokenizer } from "./byte_tokenizer.ts";
+export { readDocuments, type ReadDocumentsOptions, type TextPiece } from "./text.ts";
+export { type PrepareOptions, type PrepareProgress, prepareStore } from "./prepare.ts";
+export { type StoreLayoutOptions, writeStore, type WriteStoreOptions } from "./write_store.ts";
+export { cachedStore, type CachedStoreOptions } from "./cache.ts";
+export type { TokenArray } from "./chunks.ts";
+export type { RetryOptions } from "./retry.ts";
+export type { HttpOptions } from "./http_files.ts";
+export { TokenSplit } from "./token_split.ts";
+export { isHttpUrl, openStore, type StoreOptions, TokenStore } from "./store.ts";
+export type { SourceInfo, SplitName, StoreInfo } from "./zarr.ts";
+export { type VerifyOptions, type VerifyProgress, type VerifyReport, verifyStore } from "./verify.ts";
+export { Batches, type BatchesOptions } from "./batches.ts";
+export type { Batch } from "./batch_reader.ts";
+export { type NgramBaseline, ngramBaselines } from "./ngram.ts";
