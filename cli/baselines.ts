@@ -17,21 +17,7 @@ const NAMES: Readonly<Record<number, string>> = { 1: "unigram", 3: "trigram", 5:
 export async function heldOutBaselines({ store, tokenizer }: DataSource): Promise<Baseline[]> {
   if (tokenizer.name !== "byte" || !store.splits.includes("validation")) return [];
   if (store.split("train").rows * store.info.seq > MOST_TOKENS) return [];
-  const [train, heldOut] = [await stream(store.split("train")), await stream(store.split("validation"))];
+  const [train, heldOut] = [await store.split("train").readTokens(), await store.split("validation").readTokens()];
   const baselines = ngramBaselines(train, heldOut, store.info.tokenizer.vocabSize, [1, 3, 5]);
   return baselines.map(({ order, nats }) => ({ name: NAMES[order], nats }));
-}
-
-/** A split's tokens in order: each row but its last token, which begins the next row. */
-async function stream(split: ReturnType<DataSource["store"]["split"]>): Promise<Uint32Array> {
-  const out = new Uint32Array(split.rows * split.seq);
-  for (let chunk = 0; chunk < split.chunks; chunk++) {
-    const ids = await split.readChunk(chunk);
-    const first = chunk * split.rowsPerChunk;
-    for (let row = 0; row * (split.seq + 1) < ids.length; row++) {
-      const at = row * (split.seq + 1);
-      out.set(ids.subarray(at, at + split.seq), (first + row) * split.seq);
-    }
-  }
-  return out;
 }

@@ -14,7 +14,7 @@ import {
 export const STORE_CACHE = ".lowrank/stores";
 
 /** Text that the `train` task writes before it starts: the TypeScript declarations that `deno types` prints. */
-export const DEFAULT_TEXT = ".lowrank/deno.d.ts";
+export const DEFAULT_TEXT = ".lowrank/deno-types.txt";
 
 /** An opened store with the tokenizer that made it. */
 export interface DataSource {

@@ -75,7 +75,7 @@ class BarProgress implements Progress {
     const terminal = new BarTerminal(screen);
     const barsize = Math.max(8, Math.min(32, screen.columns - label.length - 62));
     const format = `${label} {bar} {percentage}% | {text}`;
-    const bar = { barsize, format, barCompleteChar: "━", barIncompleteChar: "╌", hideCursor: true };
+    const bar = { barsize, format, barCompleteChar: "━", barIncompleteChar: "╌" };
     this.#bar = new cliProgress.SingleBar({ ...bar, terminal, clearOnComplete: true, gracefulExit: false }) as Bar;
     this.#clock = clock;
     this.#began = clock();
@@ -111,9 +111,7 @@ class BarTerminal {
     this.#line = [...text].slice(0, this.getWidth()).join("");
     this.screen.draw(this.#line);
   }
-  cursor(visible: boolean): void {
-    this.screen.draw(visible ? "\x1b[?25h" : "\x1b[?25l");
-  }
+  cursor(): void {} // never hidden: a killed process could not show it again
   cursorTo(): void {
     this.screen.draw("\r");
   }

@@ -60,6 +60,8 @@ function differencesOf(saved: unknown, now: unknown, path = ""): string[] {
 export async function findModel(path: string): Promise<string> {
   if (!await exists(join(path, "checkpoints"))) return path;
   const { checkpoint, warnings } = await latestCheckpoint(path);
-  if (!checkpoint) throw new RangeError(`Cannot use ${path}: it has no checkpoint that verifies ${warnings.join("; ")}`);
+  if (!checkpoint) {
+    throw new RangeError(`Cannot use ${path}: it has no checkpoint that verifies ${warnings.join("; ")}`);
+  }
   return checkpoint.path;
 }

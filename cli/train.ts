@@ -75,7 +75,9 @@ async function prepareTraining(run: Run, output: Output): Promise<TrainingSetup>
     const params = await makeParams(backend, model, run.seed);
     const shapes = new Map([...llamaWeights(model.config)].map(([name, { shape }]) => [name, shape]));
     const choice = chooseOptimizer(run, {
-      ...run,
+      steps: run.steps,
+      gradAccum: run.gradAccum,
+      seed: run.seed,
       shapes,
       projected: LLAMA_PROJECTED,
       hiddenSize: model.config.hidden_size,
@@ -124,32 +126,31 @@ function printSetup({ run, backend, data, model, params, choice, optimizer }: Tr
     `data      ${run.data.join(", ")}: ${((train?.rows ?? 0) * run.seq).toLocaleString("en-US")} tokens to train on, ` +
       `${((validation?.rows ?? 0) * run.seq).toLocaleString("en-US")} held out, tokenizer ${data.tokenizer.name}`,
   );
+  output.err("");
+  for (const line of formatTable(parameterRows({ run, params, choice, optimizer }), "lrllrr")) output.err(line);
+  output.err("");
+}
+
+/** Which parameter gets what, and how many bytes: a header, a row a group, a total. */
+export function parameterRows(
+  { run, params, choice, optimizer }: Pick<TrainingSetup, "run" | "params" | "choice" | "optimizer">,
+): string[][] {
   const bytes = stateBytesByName(optimizer);
-  const groups = parameterTable(
-    new Map([...params.entries()].map(([name, tensor]) => [name, tensor.shape])),
-    run,
-    choice,
-    LLAMA_PROJECTED,
-    (name) => bytes.get(name) ?? 0,
-  );
-  const rows = groups.map(({ name, count, shape, rule, weightBytes, stateBytes }) => [
-    name,
-    `${count}`,
-    `[${shape.join(", ")}]`,
-    rule,
-    formatBytes(weightBytes),
-    formatBytes(stateBytes),
-  ]);
+  const shapes = new Map([...params.entries()].map(([name, tensor]) => [name, tensor.shape]));
+  const groups = parameterTable(shapes, run, choice, LLAMA_PROJECTED, (name) => bytes.get(name) ?? 0);
   const total = (key: "weightBytes" | "stateBytes") => formatBytes(groups.reduce((sum, group) => sum + group[key], 0));
-  output.err("");
-  for (
-    const line of formatTable([
-      ["parameters", "n", "shape", "rule", "weights", "state"],
-      ...rows,
-      ["total", "", "", "", total("weightBytes"), total("stateBytes")],
-    ], "lrllrr")
-  ) output.err(line);
-  output.err("");
+  return [
+    ["parameters", "n", "shape", "rule", "weights", "state"],
+    ...groups.map(({ name, count, shape, rule, weightBytes, stateBytes }) => [
+      name,
+      `${count}`,
+      `[${shape.join(", ")}]`,
+      rule,
+      formatBytes(weightBytes),
+      formatBytes(stateBytes),
+    ]),
+    ["total", "", "", "", total("weightBytes"), total("stateBytes")],
+  ];
 }
 
 async function dryRunOnce(setup: TrainingSetup, output: Output): Promise<void> {

@@ -2,20 +2,20 @@
 import type { TrainingState } from "./checkpoint.ts";
 import { saveModel, saveTraining } from "./checkpoint.ts";
 import { Batches } from "../data/mod.ts";
-import { DiskFullError, writeFileDurably, writeFolderDurably } from "./durable.ts";
+import { DiskFullError, writeFolderDurably } from "./durable.ts";
 import { splitBatches } from "./eval.ts";
 import { evaluate, type TokenRows } from "./evaluation.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { matmulSpeed } from "./matmul_speed.ts";
-import { isStepRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
-import { heldOutBaselines } from "./baselines.ts";
+import { isStepRow, type MetricsRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
+import { type Baseline, heldOutBaselines } from "./baselines.ts";
 import { showProgress } from "./progress.ts";
-import { renderReport } from "./report.ts";
+import { writeReport } from "./report.ts";
 import { identityOf } from "./resume.ts";
 import { checkpointName, createRun, pruneCheckpoints, type RunFolder } from "./run_folder.ts";
 import { generateTokens } from "./sampling.ts";
 import { StopWatch } from "./signals.ts";
-import type { TrainingSetup } from "./train.ts";
+import { parameterRows, type TrainingSetup } from "./train.ts";
 import { modelFlops, trainLoop } from "./trainer.ts";
 
 /** Where a run begins: anew, or in the folder and state of an earlier one. */
@@ -30,7 +30,7 @@ export async function runTraining(setup: TrainingSetup, { folder, resumed }: Run
   const name = `${setup.model.name}-${run.optimizer}`;
   using created = folder ? undefined : await createRun(run.out, name, new Date());
   const place = folder ?? created!;
-  await writeFileDurably(place.config, JSON.stringify({ run, model: setup.model.config }, null, 2) + "\n");
+  await place.writeConfig({ run, model: setup.model.config });
   using metrics = await MetricsWriter.open(place.metrics, { resumeAfterStep: resumed?.step ?? 0 });
   using session = new Session(setup, place, metrics, output, resumed);
   await session.train();
@@ -199,12 +199,29 @@ class Session implements Disposable {
     }
     await this.#sample();
     const rows = await readMetrics(this.folder.metrics);
-    const html = renderReport(this.#reportInput(rows, baselines));
-    await writeFileDurably(this.folder.report, html);
+    await this.#report(rows, baselines);
     const losses = rows.filter(isStepRow);
     this.output.err(
       `done in ${formatDuration(performance.now() - this.#started)}: ${losses.length} steps, ` +
         `${this.#tokens.toLocaleString("en-US")} tokens; ${this.folder.path}/report.html`,
     );
+  }
+  async #report(rows: readonly MetricsRow[], baselines: readonly Baseline[]): Promise<void> {
+    const { run, model, params, backend, choice } = this.setup;
+    const [head, ...body] = parameterRows(this.setup);
+    const rank = choice.rank === undefined ? "" : `, rank ${choice.rank}`;
+    await writeReport(this.folder.report, {
+      title: this.folder.name,
+      subtitle: `${model.name}, ${params.size.toLocaleString("en-US")} weights, ${run.optimizer}${rank}, ` +
+        `batch ${run.batch * run.gradAccum} x ${run.seq}, on ${run.data.join(", ")}`,
+      rows,
+      config: { run, model: model.config },
+      baselines: baselines.map(({ name, nats }) => ({ name, loss: nats })),
+      samples: this.#samples.map((text) => ({ text })),
+      tables: [{ title: "Which parameter gets what", head, rows: body, align: "lrllrr" }],
+      footer: `Made by Lowrank with ${backend.kernelPath}, ${backend.threads} threads, ${
+        new Date().toISOString().slice(0, 10)
+      }.`,
+    });
   }
 }

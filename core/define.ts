@@ -37,6 +37,11 @@ export function checkAlike(op: string, ...operands: readonly Tensor[]): void {
   }
 }
 
+/** What a product saves: each factor only where the other one needs a gradient. Frozen weights keep no activations. */
+export function factors(a: Tensor, b: Tensor): readonly [Tensor, Tensor] {
+  return [b.node ? a : b, a.node ? b : a];
+}
+
 /** Runs `compose` in a scope of its own, so that its intermediates die with it. */
 export function composed(op: string, compose: () => Tensor): Tensor {
   using inner = scope(op);

@@ -105,9 +105,9 @@ export function subspaceBasis(options: SubspaceOptions = {}): BasisStrategy {
       const start = () => fromArray(backend, normal(key, carried * d, 0, 1), [carried, d]);
       let rows = detached("basis start", () => warmStart && previous ? padded(previous, start()) : start());
       for (let i = 0; i <= iterations; i++) {
-        rows = await orthonormalRows(replaced(rows, (q) => applyGram(gradient, q, side)));
+        rows = (await whitened(replaced(rows, (q) => applyGram(gradient, q, side)))).rows;
       }
-      return await rotated(gradient, await repaired(rows, key), side, rank);
+      return await rotated(gradient, await orthonormalRows(rows, key), side, rank);
     },
   };
 }
@@ -124,41 +124,48 @@ function padded(previous: Tensor, start: Tensor): Tensor {
   return start;
 }
 
-/** Rows made orthonormal: Q = L^-1 Y with Y Y^T = L L^T, twice, since once loses half the digits. Takes `rows`. */
-async function orthonormalRows(rows: Tensor): Promise<Tensor> {
-  let current = rows;
-  for (let pass = 0; pass < 2; pass++) {
-    const k = current.shape[0];
-    const gram = await consume(detached("basis gram", () => matmul(current, current, { transposeB: true })));
-    const lower = cholesky(regularised(gram, k), k);
-    if (!lower) throw new RangeError("Cannot orthonormalise a basis: the gradient is rank-deficient or not finite");
-    const inverse = Float32Array.from(invertLower(lower, k));
-    current = replaced(current, (y) => matmul(fromArray(y.backend, inverse, [k, k]), y));
-  }
-  return current;
-}
-
-/** Adds rounding noise of the trace to the diagonal, so that a rank-deficient gradient still factors. */
-function regularised(gram: ArrayLike<number>, k: number): Float64Array {
-  const out = Float64Array.from(gram);
-  let trace = 0;
-  for (let i = 0; i < k; i++) trace += out[i * k + i];
-  for (let i = 0; i < k; i++) out[i * k + i] += Math.max(1e-7 * trace / k, 1e-37);
-  return out;
-}
-
 /**
- * Rows as they are when they are orthonormal to 1e-5; else (a gradient of lower rank than the basis) orthonormalised on
- * the host, with random directions where the gradient has none. Takes `rows`.
+ * One pass of shifted Cholesky QR (Fukaya et al. 2020): Q = L^-1 Y with Y Y^T + shift = L L^T. The shift covers the
+ * rounding of the f32 product, so it never fails on finite rows; directions below it come out short, and grow with
+ * further passes. Gives the Gram matrix that it saw as well. Takes `rows`.
  */
-async function repaired(rows: Tensor, key: Key): Promise<Tensor> {
-  const [k, d] = rows.shape;
-  const gram = await consume(detached("basis check", () => matmul(rows, rows, { transposeB: true })));
+async function whitened(rows: Tensor): Promise<{ rows: Tensor; gram: ArrayLike<number> }> {
+  const k = rows.shape[0];
+  const gram = await consume(detached("basis gram", () => matmul(rows, rows, { transposeB: true })));
+  const shifted = Float64Array.from(gram);
+  let trace = 0;
+  for (let i = 0; i < k; i++) trace += shifted[i * k + i];
+  for (let i = 0; i < k; i++) shifted[i * k + i] += Math.max(2e-6 * trace, 1e-37);
+  const lower = cholesky(shifted, k);
+  if (!lower) throw new RangeError("Cannot find a basis: the gradient is not finite");
+  const inverse = Float32Array.from(invertLower(lower, k));
+  return { rows: replaced(rows, (y) => matmul(fromArray(y.backend, inverse, [k, k]), y)), gram };
+}
+
+/** Largest difference between a Gram matrix and the identity. */
+function distanceFromIdentity(gram: ArrayLike<number>, k: number): number {
   let worst = 0;
   for (let i = 0; i < k; i++) {
     for (let j = 0; j < k; j++) worst = Math.max(worst, Math.abs(gram[i * k + j] - (i === j ? 1 : 0)));
   }
-  if (worst <= 1e-5) return rows;
+  return worst;
+}
+
+/**
+ * Rows made orthonormal to 1e-5 by repeated passes; where the gradient has fewer directions than the basis, on the host,
+ * with random ones in their place. Takes `rows`.
+ */
+async function orthonormalRows(start: Tensor, key: Key): Promise<Tensor> {
+  const [k, d] = start.shape;
+  let rows = start;
+  for (let pass = 0; pass < 6; pass++) {
+    const next = await whitened(rows);
+    rows = next.rows;
+    // the shift costs 1e-6 k at the last pass; a Gram matrix this near the identity leaves the next one exact
+    if (distanceFromIdentity(next.gram, k) < 1e-3) break;
+  }
+  const gram = await consume(detached("basis check", () => matmul(rows, rows, { transposeB: true })));
+  if (distanceFromIdentity(gram, k) <= 1e-5) return rows;
   const host = Float64Array.from(await readContiguous(rows));
   gramSchmidt(host, k, d, key);
   rows.write(Float32Array.from(host));

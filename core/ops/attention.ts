@@ -3,8 +3,8 @@
  *
  *     B batch, T queries, S keys, H query heads, G key/value heads, K head size
  */
-import { checkAlike, fused } from "../define.ts";
-import { describe } from "../shape.ts";
+import { checkAlike, composed, fused } from "../define.ts";
+import { describe, sameShape } from "../shape.ts";
 import { fromArray, type Tensor } from "../tensor.ts";
 import type { Backend } from "../backend.ts";
 import type { DType } from "../dtype.ts";
@@ -44,10 +44,13 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
   checkAlike("attention", q, k, v);
   const [B, T, H, K] = q.shape;
   const [, S, G] = k.shape;
-  if (q.shape.length !== 4 || k.shape.length !== 4 || H % G !== 0 || k.shape[3] !== K || k.shape[0] !== B) {
+  if (q.shape.length !== 4 || !sameShape(k.shape, [B, S, G, K]) || !sameShape(v.shape, k.shape) || H % G !== 0) {
     throw new TypeError(`Cannot attend in attention(): got q ${describe(q)}, k ${describe(k)}, v ${describe(v)}`);
   }
   const { causal = false, scale = 1 / Math.sqrt(K), mask } = options;
+  if (mask && (mask.dtype !== "u32" || !sameShape(mask.shape, [B, S]))) {
+    throw new TypeError(`Cannot attend in attention(): the mask must be u32[${B}, ${S}], got ${describe(mask)}`);
+  }
   const compose = (query: Tensor, key: Tensor, value: Tensor, keyMask?: Tensor): Tensor => {
     const heads = permute(reshape(query, [B, T, G, H / G, K]), [0, 2, 3, 1, 4]); // [B, G, H/G, T, K]
     const keys = reshape(permute(key, [0, 2, 1, 3]), [B, G, 1, S, K]);
@@ -60,7 +63,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     return reshape(permute(matmul(weights, values), [0, 3, 1, 2, 4]), [B, T, H, K]);
   };
   const inputs = mask ? [q, k, v, mask] : [q, k, v];
-  if (options.dropout?.rate) return compose(q, k, v, mask);
+  if (options.dropout?.rate) return composed("attention", () => compose(q, k, v, mask));
   return fused("attention", inputs, { causal, scale }, q, compose);
 }
 
@@ -83,8 +86,8 @@ function visible(backend: Backend, T: number, S: number, causal: boolean, mask?:
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
   checkAlike("rope", x, cos, sin);
   const [, T, , K] = x.shape;
-  if (x.shape.length !== 4 || cos.shape[0] !== T || cos.shape[1] !== K / 2) {
-    throw new TypeError(`Cannot rotate in rope(): got x ${describe(x)} and cos ${describe(cos)}`);
+  if (x.shape.length !== 4 || !sameShape(cos.shape, [T, K / 2]) || !sameShape(sin.shape, cos.shape)) {
+    throw new TypeError(`Cannot rotate in rope(): got x ${describe(x)}, cos ${describe(cos)}, sin ${describe(sin)}`);
   }
   return fused("rope", [x, cos, sin], {}, x, (input, c, s) => {
     const [first, second] = [{ end: K / 2 }, { start: K / 2 }].map((half) => slice(input, [, , , half]));

@@ -5,7 +5,7 @@
 import type { BinaryOp, UnaryOp } from "../backend.ts";
 import { type DType, isFloat } from "../dtype.ts";
 import { record, type Vjp } from "../autograd.ts";
-import { checkAlike, composed, fused } from "../define.ts";
+import { checkAlike, composed, factors, fused } from "../define.ts";
 import { scope } from "../scope.ts";
 import { broadcastShapes, broadcastStrides, describe, sameShape } from "../shape.ts";
 import { empty, type Tensor } from "../tensor.ts";
@@ -143,9 +143,9 @@ export function sub(a: TensorLike, b: TensorLike): Tensor {
 /** a * b */
 export function mul(a: TensorLike, b: TensorLike): Tensor {
   return lifted(a, b, (x, y) =>
-    record("mul", raw("mul", x, y), [x, y], [x, y], (g, [p, q]) => [
-      () => sumTo(mul(g, q), p.shape),
-      () => sumTo(mul(g, p), q.shape),
+    record("mul", raw("mul", x, y), [x, y], factors(x, y), (g, [p, q]) => [
+      () => sumTo(mul(g, q), x.shape),
+      () => sumTo(mul(g, p), y.shape),
     ]));
 }
 
@@ -153,7 +153,7 @@ export function mul(a: TensorLike, b: TensorLike): Tensor {
 export function div(a: TensorLike, b: TensorLike): Tensor {
   return lifted(a, b, (x, y) => {
     const out = raw("div", x, y);
-    return record("div", out, [x, y], [y, out], (g, [q, ratio]) => [
+    return record("div", out, [x, y], [y, y.node ? out : y], (g, [q, ratio]) => [
       () => sumTo(div(g, q), x.shape),
       () => sumTo(neg(mul(div(g, q), ratio)), y.shape),
     ]);
@@ -192,7 +192,7 @@ export function clamp(x: Tensor, low: number, high: number): Tensor {
 export function pow(a: TensorLike, b: TensorLike): Tensor {
   return lifted(a, b, (x, y) => {
     const out = raw("pow", x, y);
-    return record("pow", out, [x, y], [x, y, out], (g, [base, power, result]) => [
+    return record("pow", out, [x, y], [x, y, y.node ? out : y], (g, [base, power, result]) => [
       () => sumTo(mul(g, mul(power, pow(base, sub(power, 1)))), base.shape),
       () => sumTo(mul(g, mul(result, log(base))), power.shape),
     ]);
@@ -265,6 +265,9 @@ export function silu(x: Tensor): Tensor {
 /** silu(gate) * up (Shazeer 2020, "GLU variants"). Both of one shape. */
 export function swiglu(gate: Tensor, up: Tensor): Tensor {
   checkAlike("swiglu", gate, up);
+  if (!sameShape(gate.shape, up.shape)) {
+    throw new TypeError(`Cannot apply swiglu(): shapes must match: got gate ${describe(gate)} and up ${describe(up)}`);
+  }
   return fused("swiglu", [gate, up], {}, gate, (g, u) => mul(silu(g), u));
 }
 

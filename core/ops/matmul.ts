@@ -2,7 +2,7 @@
  * Matrix products. Weights are [out, in], as in PyTorch and Hugging Face files, so a linear map is x @ W^T.
  */
 import { record } from "../autograd.ts";
-import { checkAlike } from "../define.ts";
+import { checkAlike, factors } from "../define.ts";
 import { broadcastShapes, describe, type Shape, sizeOf } from "../shape.ts";
 import { empty, type Tensor } from "../tensor.ts";
 import { add } from "./elementwise.ts";
@@ -51,9 +51,9 @@ export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = 
   }
   const out = empty(a.backend, [...batch, m, n], a.dtype);
   run(a, b, out, batch, transposeA, transposeB);
-  return record("matmul", out, [a, b], [a, b], (g, [p, q]) => [
-    () => sumTo(gradientOfA(g, q, transposeA, transposeB), p.shape),
-    () => sumTo(gradientOfB(g, p, transposeA, transposeB), q.shape),
+  return record("matmul", out, [a, b], factors(a, b), (g, [p, q]) => [
+    () => sumTo(gradientOfA(g, q, transposeA, transposeB), a.shape),
+    () => sumTo(gradientOfB(g, p, transposeA, transposeB), b.shape),
   ]);
 }
 

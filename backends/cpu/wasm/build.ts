@@ -8,7 +8,6 @@
  */
 import { createHash } from "node:crypto";
 import asc from "npm:assemblyscript@0.28.20/asc";
-import { STATIC_BYTES } from "./load.ts";
 
 const folder = new URL("./assembly/", import.meta.url);
 const target = new URL("./kernels.wasm.ts", import.meta.url);

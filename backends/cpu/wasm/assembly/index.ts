@@ -5,4 +5,9 @@
  *
  * Compile-time constant: RELAXED (1: relaxed SIMD may be used, 0: not). From gemm.ts: SCRATCH, SCRATCH_BYTES, gemm.
  */
-export { gemmPackB, gemmTiles } from "./gemm";
+export { gemmBatch, gemmPackB, gemmTiles, gemvColumns, gemvRows } from "./gemm";
+
+/** Where the constants of the binary end; checked when it is loaded. */
+export function heapBase(): usize {
+  return __heap_base;
+}

@@ -218,11 +218,16 @@ export function lanesBelow(count: i32): v128 {
   return i32x4.gt_s(i32x4.splat(count), i32x4(0, 1, 2, 3));
 }
 
+/** Lanes 2 and 3, moved to 0 and 1. */
+@inline
+export function upper(x: v128): v128 {
+  return v128.shuffle<u32>(x, x, 2, 3, 2, 3);
+}
+
 /** sum += the four lanes, in f64: lanes 0 and 2 go to its first lane, 1 and 3 to its second. */
 @inline
 export function accumulate(sum: v128, lanes: v128): v128 {
-  const high = v128.shuffle<u32>(lanes, lanes, 2, 3, 2, 3);
-  return f64x2.add(sum, f64x2.add(f64x2.promote_low_f32x4(lanes), f64x2.promote_low_f32x4(high)));
+  return f64x2.add(sum, f64x2.add(f64x2.promote_low_f32x4(lanes), f64x2.promote_low_f32x4(upper(lanes))));
 }
 
 /** The sum of both f64 lanes. */

@@ -1,0 +1,76 @@
+/** Storage that counts bytes and has none. */
+import type { BufferHandle, MemoryReport, Storage } from "../../core/backend.ts";
+import { OutOfMemoryError } from "../../core/errors.ts";
+
+/** A buffer that could have been. */
+class DryBuffer {
+  freed = false;
+  constructor(readonly bytes: number, readonly label: string) {}
+}
+
+/** Allocations as figures. Reads give zeros, writes are checked and forgotten. */
+export class DryStorage implements Storage {
+  readonly name = "dry";
+  #inUse = 0;
+  #peak = 0;
+  #live = 0;
+
+  /** @param limit the most bytes that may be in use */
+  constructor(readonly limit: number) {}
+
+  alloc(bytes: number, label = "a tensor"): BufferHandle {
+    if (!(bytes >= 0)) throw new RangeError(`Cannot allocate ${bytes} bytes for ${label}`);
+    const size = Math.ceil(bytes / 4) * 4;
+    if (this.#inUse + size > this.limit) throw new OutOfMemoryError(size, this.#inUse, this.limit, label);
+    this.#inUse += size;
+    this.#peak = Math.max(this.#peak, this.#inUse);
+    this.#live++;
+    return new DryBuffer(size, label);
+  }
+
+  free(buffer: BufferHandle): void {
+    const own = this.#own(buffer, "free");
+    own.freed = true;
+    this.#inUse -= own.bytes;
+    this.#live--;
+  }
+
+  write(buffer: BufferHandle, byteOffset: number, data: Uint8Array): void {
+    this.checkRange(buffer, byteOffset, data.byteLength, "write");
+  }
+
+  read(buffer: BufferHandle, byteOffset: number, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
+    return Promise.resolve(this.zeros(buffer, byteOffset, bytes));
+  }
+
+  /** What a read gives. */
+  zeros(buffer: BufferHandle, byteOffset: number, bytes: number): Uint8Array<ArrayBuffer> {
+    this.checkRange(buffer, byteOffset, bytes, "read");
+    return new Uint8Array(bytes);
+  }
+
+  /** @throws RangeError when bytes lie outside the buffer @throws Error when it was freed */
+  checkRange(buffer: BufferHandle, byteOffset: number, bytes: number, verb: string): void {
+    const own = this.#own(buffer, verb);
+    if (byteOffset >= 0 && byteOffset + bytes <= own.bytes) return;
+    throw new RangeError(
+      `Cannot ${verb} ${own.label}: bytes ${byteOffset} to ${byteOffset + bytes} lie outside its ${own.bytes}`,
+    );
+  }
+
+  memory(): MemoryReport {
+    return { inUse: this.#inUse, reserved: this.#inUse, peak: this.#peak, live: this.#live, limit: this.limit };
+  }
+
+  resetPeak(): void {
+    this.#peak = this.#inUse;
+  }
+
+  #own(buffer: BufferHandle, verb: string): DryBuffer {
+    if (!(buffer instanceof DryBuffer)) {
+      throw new TypeError(`Cannot ${verb} a buffer on ${this.name}: it belongs to another backend`);
+    }
+    if (buffer.freed) throw new Error(`Cannot ${verb} a buffer of ${this.name}: ${buffer.label} was freed before`);
+    return buffer;
+  }
+}
