@@ -31,6 +31,7 @@ export class Scope implements Disposable {
   readonly #owned = new Set<Owned>();
   readonly #tape: Set<Owned>;
   #stale = false;
+  #told = false;
   #closed = false;
 
   constructor(readonly name: string, readonly parent: Scope | undefined) {
@@ -76,7 +77,9 @@ export class Scope implements Disposable {
   }
 
   #check(): void {
-    if (this.#stale) throw new Error(`Cannot hold scope "${this.name}" across an await: close it first`);
+    if (!this.#stale) return;
+    for (let open: Scope | undefined = this; open; open = open.parent) open.#told = true;
+    throw new Error(`Cannot hold scope "${this.name}" across an await: close it first`);
   }
 
   [Symbol.dispose](): void {
@@ -92,7 +95,7 @@ export class Scope implements Disposable {
       this.#tape.clear();
     }
     current = this.parent;
-    this.#check();
+    if (!this.#told) this.#check(); // a second error would hide the first in a SuppressedError
   }
 }
 

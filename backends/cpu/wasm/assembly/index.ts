@@ -5,7 +5,16 @@
  *
  * Compile-time constant: RELAXED (1: relaxed SIMD may be used, 0: not). From gemm.ts: SCRATCH, SCRATCH_BYTES, gemm.
  */
+export * from "./activations";
+export * from "./elementwise";
 export { gemmBatch, gemmPackB, gemmTiles, gemvColumns, gemvRows } from "./gemm";
+export * from "./indexing";
+export * from "./norms";
+export * from "./optimizer";
+export * from "./random";
+export * from "./reduce";
+export * from "./rope";
+export * from "./softmax";
 
 /** Where the constants of the binary end; checked when it is loaded. */
 export function heapBase(): usize {
