@@ -160,7 +160,7 @@ export function explainError(error: unknown): string {
   if (error instanceof Deno.errors.NotCapable) return explainPermission(error.message);
   if (error instanceof SuppressedError) return explainError(error.suppressed);
   if (error instanceof AggregateError && error.errors.length > 0) {
-    const more = error.errors.length > 1 ? ` (and ${error.errors.length - 1} more errors)` : "";
+    const more = error.errors.length > 1 ? ` (and ${error.errors.length - 1} more)` : "";
     return explainError(error.errors[0]) + more;
   }
   if ((error as { code?: unknown }).code === "ENOSPC") return `Cannot write: the disk is full (${oneLine(error)})`;

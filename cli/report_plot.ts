@@ -181,13 +181,11 @@ export function thin(points: readonly Point[], columns: number): readonly Point[
   const stretch = points.length / columns;
   for (let column = 0; column < columns; column++) {
     const part = points.slice(Math.floor(column * stretch), Math.floor((column + 1) * stretch));
-    let low = 0;
-    let high = 0;
-    part.forEach(([, y], i) => {
-      if (!(y >= part[low][1])) low = i;
-      if (!(y <= part[high][1])) high = i;
-    });
-    const indices = new Set([Math.min(low, high), Math.max(low, high)]);
+    const finite = part.map(([, y], i) => [y, i]).filter(([y]) => Number.isFinite(y));
+    const low = finite.reduce((best, one) => one[0] < best[0] ? one : best, [Infinity, 0]);
+    const high = finite.reduce((best, one) => one[0] > best[0] ? one : best, [-Infinity, 0]);
+    const indices = new Set([low[1], high[1]]);
+    if (finite.length < part.length) indices.add(part.findIndex(([, y]) => !Number.isFinite(y)));
     if (column === 0) indices.add(0);
     if (column === columns - 1) indices.add(part.length - 1);
     for (const i of [...indices].sort((a, b) => a - b)) kept.push(part[i]);

@@ -8,9 +8,9 @@
  */
 import { add, div, empty, mul, sqrt, square, type Tensor, zeros } from "../core/mod.ts";
 import type { AdamUpdate, ParameterUpdate } from "../core/mod.ts";
-import { chain, type GradientContext, type GradientRule, type Rule, type RuleContext, type State } from "./rule.ts";
+import { type GradientContext, type GradientRule, type Rule, type RuleContext, type State } from "./rule.ts";
 import type { Schedule } from "./schedule.ts";
-import { addDecayedWeights, decayAfterUpdate, scaleByLearningRate, scaled } from "./sgd.ts";
+import { finish, type FinishOptions, scaled } from "./sgd.ts";
 
 /** Options of `scaleByAdam`. */
 export interface AdamOptions {
@@ -99,11 +99,7 @@ function matchAdamW(rest: readonly Rule[], { step }: RuleContext): ParameterUpda
 }
 
 /** Options of `adam` and `adamW`. */
-export interface AdamWOptions extends AdamOptions {
-  readonly learningRate: number | Schedule;
-  readonly weightDecay?: number;
-  readonly decayPlacement?: "before" | "after";
-}
+export interface AdamWOptions extends AdamOptions, FinishOptions {}
 
 /** Adam with decoupled weight decay. torch.optim.AdamW by default, save that torch decays 0.01 unless told otherwise. */
 export function adamW(options: AdamWOptions): Rule {
@@ -113,14 +109,4 @@ export function adamW(options: AdamWOptions): Rule {
 /** Adam without weight decay. */
 export function adam(options: AdamOptions & { readonly learningRate: number | Schedule }): Rule {
   return adamW(options);
-}
-
-/** Puts weight decay and learning rate behind a direction, in the placement asked for. */
-export function finish(
-  direction: Rule,
-  { learningRate, weightDecay = 0, decayPlacement = "before" }: Omit<AdamWOptions, keyof AdamOptions>,
-): Rule {
-  return decayPlacement === "before"
-    ? chain(direction, addDecayedWeights(weightDecay), scaleByLearningRate(learningRate))
-    : chain(direction, scaleByLearningRate(learningRate), decayAfterUpdate(weightDecay));
 }

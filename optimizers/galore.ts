@@ -13,7 +13,7 @@
  */
 import { describe, foldIn, type Key, keyOf, matmul, mul, type Tensor } from "../core/mod.ts";
 import { type BasisStrategy, detached, type Side, subspaceBasis } from "./basis.ts";
-import type { GradientRule, LeafSpec, State } from "./rule.ts";
+import type { GradientContext, GradientRule, LeafSpec, State } from "./rule.ts";
 
 /** Which side a basis compresses. The released code's names. */
 export type ProjType = "std" | "reverse_std" | "left" | "right" | "full";
@@ -85,6 +85,12 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
   }
   const isDue = (state: GaloreState, step: number) =>
     state.renewedAt === 0 || (step - 1) % updateProjGap === 0 && state.renewedAt !== step;
+  // scaled in the subspace, where it is cheap
+  const updateScaled = (projected: Tensor, state: GaloreState, context: GradientContext, factor: number) => {
+    const [direction, innerState] = inner.update(projected, state.inner, context);
+    const change = projectBack(mul(direction, scale * factor), state);
+    return [change, { ...state, inner: innerState }] as [Tensor, GaloreState];
+  };
   return {
     name: "galore",
     options: { inner, rank, updateProjGap, scale, projType, basis },
@@ -102,10 +108,8 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
       }
       return [detached("project", () => project(gradient, next)), next];
     },
-    update: (projected, state, context) => {
-      const [direction, innerState] = inner.update(projected, state.inner, context);
-      return [projectBack(mul(direction, scale), state), { ...state, inner: innerState }];
-    },
+    update: (projected, state, context) => updateScaled(projected, state, context, 1),
+    updateScaled,
   };
 }
 

@@ -5,11 +5,11 @@
  * people have run): eps 1e-6 beside the root of the uncorrected second moment, decay after the update. `paper`: eps 1e-8
  * after the correction (Kingma & Ba), decay before the update (Loshchilov & Hutter).
  */
-import { type AdamOptions, finish, scaleByAdam } from "./adam.ts";
+import { type AdamOptions, scaleByAdam } from "./adam.ts";
 import { galore, type GaloreOptions } from "./galore.ts";
 import { route, type Routing, type Rule } from "./rule.ts";
 import type { Schedule } from "./schedule.ts";
-import { identity, trace } from "./sgd.ts";
+import { finish, identity, trace } from "./sgd.ts";
 
 /** Which convention an AdamW follows where paper and released code differ. */
 export type Convention = "released" | "paper";

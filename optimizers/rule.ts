@@ -47,6 +47,10 @@ interface RuleBase<S extends State, Context> {
   readonly init: (spec: LeafSpec) => S;
   /** Change to the parameter (full size, to be added) and the next state. Consumes neither input. */
   readonly update: (gradient: Tensor, state: S, context: Context) => [Tensor, S];
+  /** `update` with its change multiplied by `factor`, where that is cheaper inside than on the full-size change. */
+  readonly updateScaled?: (gradient: Tensor, state: S, context: Context, factor: number) => [Tensor, S];
+  /** What the rule multiplies its input by, when it does nothing else. */
+  readonly multiplier?: (step: number) => number;
   /** The rate that the rule applies at a step, if it has one. */
   readonly learningRate?: (step: number) => number;
   /**
@@ -92,11 +96,17 @@ export function chain(...rules: readonly Rule[]): Rule {
     init: (spec) => Object.fromEntries(rules.map((rule, index) => [index, rule.init(spec)])),
     learningRate: (step) => rules.map((rule) => rule.learningRate?.(step)).find((rate) => rate !== undefined) ?? 1,
     update: (gradient, state, context) => {
-      const next: State = {};
-      let change = gradient;
-      rules.forEach((rule, index) => {
-        [change, next[index]] = rule.update(change, stateOf(state, index), index === 0 ? context : after(context));
-      });
+      const factor = head.updateScaled && rules[1]?.multiplier?.(context.step);
+      const next: State = { ...state };
+      let change: Tensor;
+      [change, next[0]] = factor === undefined
+        ? head.update(gradient, stateOf(state, 0), context)
+        : head.updateScaled!(gradient, stateOf(state, 0), context, factor);
+      // only the first rule of a chain scales the gradient
+      const later: RuleContext = { ...context, factor: undefined };
+      for (let index = factor === undefined ? 1 : 2; index < rules.length; index++) {
+        [change, next[index]] = rules[index].update(change, stateOf(state, index), later);
+      }
       return [change, next];
     },
     stage: head.stage && ((gradient, state, step) => head.stage!(gradient, stateOf(state, 0), step)),
@@ -107,11 +117,6 @@ export function chain(...rules: readonly Rule[]): Rule {
     }),
     apply: (gradient, state, context) => applyChain(rules, gradient, state, context),
   };
-}
-
-/** Only the first rule of a chain scales the gradient. */
-function after(context: RuleContext): RuleContext {
-  return { ...context, factor: undefined };
 }
 
 /** Lets the first rule fuse the whole chain, if it knows how. */

@@ -51,6 +51,7 @@ export function scaleByLearningRate(rate: number | Schedule): GradientRule<Recor
     slots: {},
     init: () => ({}),
     learningRate: schedule,
+    multiplier: (step) => -schedule(step),
     update: (update, state, { step }) => [mul(update, -schedule(step)), state],
   };
 }
@@ -96,9 +97,24 @@ export interface SgdOptions {
 
 /** Stochastic gradient descent, with momentum if asked for and decoupled weight decay. */
 export function sgd({ learningRate, momentum = 0, nesterov = false, weightDecay = 0 }: SgdOptions): Rule {
-  return chain(
-    momentum === 0 ? identity() : trace({ decay: momentum, nesterov }),
-    addDecayedWeights(weightDecay),
-    scaleByLearningRate(learningRate),
-  );
+  return finish(momentum === 0 ? identity() : trace({ decay: momentum, nesterov }), { learningRate, weightDecay });
+}
+
+/** What follows a direction in a whole optimizer. */
+export interface FinishOptions {
+  readonly learningRate: number | Schedule;
+  /** Default 0: no decay. */
+  readonly weightDecay?: number;
+  /** Before the step (torch) or after it (the released GaLore code). Default `before`. */
+  readonly decayPlacement?: "before" | "after";
+}
+
+/** Puts weight decay and learning rate behind a direction, in the placement asked for. */
+export function finish(direction: Rule, options: FinishOptions): Rule {
+  const { learningRate, weightDecay = 0, decayPlacement = "before" } = options;
+  const rate = scaleByLearningRate(learningRate);
+  if (weightDecay === 0) return chain(direction, rate);
+  return decayPlacement === "before"
+    ? chain(direction, addDecayedWeights(weightDecay), rate)
+    : chain(direction, rate, decayAfterUpdate(weightDecay));
 }

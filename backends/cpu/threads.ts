@@ -47,9 +47,9 @@ const CALLER_SPIN_MS = 0.1;
 const pause = (Atomics as unknown as { pause?: () => void }).pause ?? (() => {});
 
 /** Where a pool of `threads` threads keeps its scratch, and where the memory is free behind it. */
-export function poolLayout(threads: number): { scratch(thread: number): number; end: number } {
-  const base = STATIC_BYTES + CONTROL_BYTES;
-  return { scratch: (thread) => base + thread * SCRATCH_BYTES, end: base + threads * SCRATCH_BYTES };
+export function poolLayout(threads: number): { readonly scratch: number; readonly end: number } {
+  const scratch = STATIC_BYTES + CONTROL_BYTES;
+  return { scratch, end: scratch + threads * SCRATCH_BYTES };
 }
 
 /** What a worker needs to become a thread of the pool. */
@@ -174,11 +174,12 @@ export class ThreadPool implements Runner, Disposable {
 
   /** Starts the workers and resolves when each is ready or has failed to start (see `problem`). */
   static async start({ threads, module, memory, blas }: PoolOptions): Promise<ThreadPool> {
-    const layout = poolLayout(threads);
-    const pool = new ThreadPool({ module, memory, scratch: layout.scratch(0), blas });
+    const { scratch } = poolLayout(threads);
+    const pool = new ThreadPool({ module, memory, scratch, blas });
     const starts = Array.from({ length: threads - 1 }, async (_, i) => {
       try {
-        pool.#workers.push(await startWorker({ module, memory, scratch: layout.scratch(i + 1), blas }));
+        const own = scratch + (i + 1) * SCRATCH_BYTES;
+        pool.#workers.push(await startWorker({ module, memory, scratch: own, blas }));
       } catch (error) {
         pool.#problem ??= error instanceof Error ? error.message : String(error);
       }
