@@ -52,7 +52,7 @@ function describe(options: ProgressOptions, done: number, elapsedMs: number, not
   const parts = [`${formatNumber(done)}/${formatNumber(options.total)}`];
   if (note.note) parts.push(note.note);
   if (note.tokensPerSecond !== undefined) parts.push(`${formatNumber(Math.round(note.tokensPerSecond))} tok/s`);
-  if (done < options.total && left !== undefined) parts.push(`${formatDuration(left)} left`);
+  if (done < options.total && left !== undefined) parts.push(`${formatDuration(1000 * Math.ceil(left / 1000))} left`);
   if (done >= options.total) parts.push(`took ${formatDuration(elapsedMs)}`);
   return parts.join(" | ");
 }

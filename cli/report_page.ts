@@ -97,7 +97,7 @@ for (const svg of document.querySelectorAll("svg[data-plot]")) {
     tip.hidden = false;
     const left = first.point[0] / scale, flip = left > frame.width / 2;
     tip.style.left = flip ? "auto" : left + 14 + "px"; tip.style.right = flip ? frame.width - left + 14 + "px" : "auto";
-    tip.style.top = svg.offsetTop + plot.top / scale + "px";
+    tip.style.top = frame.top - figure.getBoundingClientRect().top + plot.top / scale + "px";
   });
 }
 `.trim();

@@ -34,6 +34,11 @@ export function isFloat(dtype: DType): boolean {
   return dtype === "f32" || dtype === "f64" || dtype === "bf16" || dtype === "f16";
 }
 
+/** True for a host array of the class that holds `dtype`. */
+export function isHostArray(dtype: DType, data: unknown): data is HostArray {
+  return data instanceof hostArray(dtype, new ArrayBuffer(0), 0, 0).constructor;
+}
+
 /** A host array of `size` elements over `buffer`, or over new memory. The type follows the dtype (bits for bf16, f16). */
 export function hostArray(dtype: DType, buffer: ArrayBufferLike, byteOffset: number, size: number): HostArray {
   switch (dtype) {

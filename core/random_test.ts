@@ -1,3 +1,4 @@
+/** Random numbers: known answers, independence of derived keys, and moments. */
 import assert from "node:assert/strict";
 import { foldIn, type Key, keyOf, normal, randomBits, threefry2x32, uniform } from "./random.ts";
 

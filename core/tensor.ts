@@ -6,7 +6,7 @@
  * the backend with the last view.
  */
 import type { Backend, BufferHandle, Operand, Spec } from "./backend.ts";
-import { bytesFor, bytesPerElement, type DType, type HostArray, hostArray } from "./dtype.ts";
+import { bytesFor, bytesPerElement, type DType, type HostArray, hostArray, isHostArray } from "./dtype.ts";
 import type { Node } from "./autograd.ts";
 import { currentScope, type Owned, type Scope } from "./scope.ts";
 import { contiguousStrides, describe, isContiguous, type Shape, sizeOf } from "./shape.ts";
@@ -107,11 +107,13 @@ export class Tensor implements Owned, Operand, Disposable {
     return hostArray(this.dtype, data.buffer, data.byteOffset, this.size);
   }
 
-  /** Overwrites the elements with host data of the same dtype and size. */
+  /** Overwrites the elements with host data of the same dtype and size. @throws TypeError for another */
   write(data: HostArray): void {
     if (data.length !== this.size) {
       throw new TypeError(`Cannot write to ${describe(this)}: expected ${this.size} elements, got ${data.length}`);
     }
+    const given = data.constructor.name;
+    if (!isHostArray(this.dtype, data)) throw new TypeError(`Cannot write to ${describe(this)}: got ${given}`);
     const { begin } = this.#span();
     this.backend.write(this.buffer, begin, new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
   }
@@ -142,7 +144,7 @@ export function emptyLike(backend: Backend, spec: Spec): Tensor {
 /**
  * A new tensor with host data, row-major. `number[]` becomes f32 unless a dtype is given; bf16 and f16 take their bits.
  *
- * @throws TypeError when the number of elements differs from the shape's
+ * @throws TypeError when the number of elements differs from the shape's, or bf16 and f16 get anything but bits
  */
 export function fromArray(
   backend: Backend,
@@ -154,10 +156,17 @@ export function fromArray(
   if (data.length !== size) {
     throw new TypeError(`Cannot make ${describe({ shape, dtype })}: expected ${size} elements, got ${data.length}`);
   }
+  if (!isHostArray(dtype, data) && (dtype === "bf16" || dtype === "f16")) {
+    throw new TypeError(
+      `Cannot make ${describe({ shape, dtype })}: expected its bits in a Uint16Array; cast() an f32 tensor instead`,
+    );
+  }
+  let host = data;
+  if (!isHostArray(dtype, host)) {
+    host = hostArray(dtype, new ArrayBuffer(bytesFor(dtype, size)), 0, size);
+    host.set(data);
+  }
   const tensor = empty(backend, shape, dtype);
-  let host = hostArray(dtype, new ArrayBuffer(bytesFor(dtype, size)), 0, size);
-  if (data.constructor === host.constructor) host = data as HostArray;
-  else host.set(data as ArrayLike<number>);
   tensor.write(host);
   return tensor;
 }

@@ -31,6 +31,8 @@ const KC = 256;
 const ALONE = 1 << 17;
 /** Up to so many multiplications a matrix of a batch is one task. */
 const BATCHED = 1 << 22;
+/** Up to so many rows a product is as many vectors times a matrix: packing B would cost more than it brings. */
+const FEW = 8;
 /** From so many on a BLAS pays for its call. */
 const NATIVE = 1 << 15;
 
@@ -128,7 +130,10 @@ function forEachOuter(
 function multiply(parts: MatmulParts, problem: Problem): void {
   const { m, n, k, transA, transB, lda, ldb, count } = problem;
   const size = m * n * k;
-  if (m === 1 && (!transA || lda === 1)) return vectorTimesMatrix(parts.runner, problem);
+  if (m === 1 && (!transA || lda === 1)) return vectorsTimesMatrix(parts.runner, problem);
+  if (m <= FEW && !transA && count === 1) {
+    return vectorsTimesMatrix(parts.runner, { ...problem, count: m, strideA: lda, strideB: 0, strideC: n });
+  }
   if (n === 1 && (transB || ldb === 1)) return matrixTimesVector(parts.runner, problem);
   if (parts.native && size >= NATIVE) return multiplyNative(parts.runner, problem);
   if (size <= ALONE || (count > 1 && size <= BATCHED)) return multiplyBatch(parts.runner, problem);
@@ -143,7 +148,7 @@ function multiply(parts: MatmulParts, problem: Problem): void {
 }
 
 /** m = 1: C = a op(B). */
-function vectorTimesMatrix(runner: Runner, { transB, n, k, a, b, ldb, c, count, ...strides }: Problem): void {
+function vectorsTimesMatrix(runner: Runner, { transB, n, k, a, b, ldb, c, count, ...strides }: Problem): void {
   const { strideA, strideB, strideC } = strides;
   multiplyVector(runner, transB, { size: n, k, count }, [b, ldb, strideB, a, strideA, c, strideC]);
 }
@@ -163,7 +168,7 @@ function multiplyVector(
 ): void {
   const perTask = Math.min(Math.ceil(size / 32) * 32, Math.max(32, Math.floor((1 << 15) / k / 32) * 32));
   const tasks = count * Math.ceil(size / perTask);
-  runner.run(rows ? "gemvRows" : "gemvColumns", tasks, [size, k, ...operands, perTask]);
+  runner.run(rows ? "gemvRows" : "gemvColumns", tasks, [size, k, ...operands, count, perTask]);
 }
 
 function multiplyBatch(runner: Runner, problem: Problem): void {

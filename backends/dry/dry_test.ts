@@ -1,3 +1,4 @@
+/** The dry backend: what it counts, what it refuses, and what its fused entries declare. */
 import assert from "node:assert/strict";
 import type { Backend, Operand } from "../../core/backend.ts";
 import { bytesFor, type DType } from "../../core/dtype.ts";

@@ -8,7 +8,7 @@ import { sizeOf } from "../../core/shape.ts";
 /** What an entry keeps: inputs by index, the output, and the shapes of its residuals. */
 interface Kept {
   readonly inputs: readonly number[];
-  readonly out?: true;
+  readonly out?: boolean;
   readonly residuals?: (inputs: readonly Spec[]) => readonly (readonly number[])[];
 }
 
@@ -41,7 +41,7 @@ export function dryFused(names: readonly FusedName[] = Object.keys(KEPT) as Fuse
   return Object.fromEntries(names.map((name) => [name, entry(KEPT[name])]));
 }
 
-function entry({ inputs, out = false, residuals }: Kept & { out?: boolean }): FusedKernel<unknown> {
+function entry({ inputs, out = false, residuals }: Kept): FusedKernel<unknown> {
   return {
     supports: () => true,
     residuals: (specs) => {

@@ -47,6 +47,6 @@ export function dryBackend(
     kernels: dryKernels(storage),
     fused,
     updates,
-    [Symbol.dispose]: () => {},
+    [Symbol.dispose]: () => storage.clear(),
   };
 }

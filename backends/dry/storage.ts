@@ -13,7 +13,7 @@ export class DryStorage implements Storage {
   readonly name = "dry";
   #inUse = 0;
   #peak = 0;
-  #live = 0;
+  readonly #live = new Set<DryBuffer>();
 
   /** @param limit the most bytes that may be in use */
   constructor(readonly limit: number) {}
@@ -24,15 +24,16 @@ export class DryStorage implements Storage {
     if (this.#inUse + size > this.limit) throw new OutOfMemoryError(size, this.#inUse, this.limit, label);
     this.#inUse += size;
     this.#peak = Math.max(this.#peak, this.#inUse);
-    this.#live++;
-    return new DryBuffer(size, label);
+    const buffer = new DryBuffer(size, label);
+    this.#live.add(buffer);
+    return buffer;
   }
 
   free(buffer: BufferHandle): void {
     const own = this.#own(buffer, "free");
     own.freed = true;
     this.#inUse -= own.bytes;
-    this.#live--;
+    this.#live.delete(own);
   }
 
   write(buffer: BufferHandle, byteOffset: number, data: Uint8Array): void {
@@ -59,11 +60,16 @@ export class DryStorage implements Storage {
   }
 
   memory(): MemoryReport {
-    return { inUse: this.#inUse, reserved: this.#inUse, peak: this.#peak, live: this.#live, limit: this.limit };
+    return { inUse: this.#inUse, reserved: this.#inUse, peak: this.#peak, live: this.#live.size, limit: this.limit };
   }
 
   resetPeak(): void {
     this.#peak = this.#inUse;
+  }
+
+  /** Frees everything. */
+  clear(): void {
+    for (const buffer of this.#live) this.free(buffer);
   }
 
   #own(buffer: BufferHandle, verb: string): DryBuffer {

@@ -5,7 +5,7 @@
  * vector of a range is loaded and stored by lane, and computed as any other: bits do not depend on where ranges end.
  * The specs are `unary`, `binary`, `where`, `cast`, `fill`, `iota`, `copyStrided` and `addInto` in backends/cpu/loops.
  */
-import { erf, exp, loadPart, log, sign, storePart, tanh } from "./math";
+import { copyWords, erf, exp, loadPart, log, sign, storePart, tanh } from "./math";
 
 /** Elements of a task: 32 KiB an operand. The wrappers count tasks by it too. */
 const CHUNK: i32 = 8192;
@@ -261,18 +261,10 @@ export function copyRows(
       const i2 = row % extent2, outer = row / extent2, i1 = outer % extent1, i0 = outer / extent1;
       const from = x + (usize(i0 * x0 + i1 * x1 + i2 * x2 + column * xStep) << 2);
       const to = out + (usize(i0 * out0 + i1 * out1 + i2 * out2 + column * outStep) << 2);
-      if (xStep == 1 && outStep == 1) copyRow(from, to, count);
+      if (xStep == 1 && outStep == 1) copyWords(from, to, count);
       else copySteps(from, to, count, usize(xStep) << 2, usize(outStep) << 2);
     }
   }
-}
-
-function copyRow(x: usize, out: usize, count: i32): void {
-  if (count > 256) {
-    memory.copy(out, x, usize(count) << 2);
-    return;
-  }
-  for (let i = 0; i < count; i += 4, x += 16, out += 16) storePart(out, loadPart(x, count - i), count - i);
 }
 
 function copySteps(x: usize, out: usize, count: i32, xStep: usize, outStep: usize): void {

@@ -10,6 +10,7 @@
  * order. Blocks start at multiples of KC, whatever the tile: bits depend on the shape alone.
  * The spec is `matmul` in backends/cpu/loops.
  */
+import { madd } from "./math";
 
 /** This thread's own scratch bytes: SCRATCH_BYTES of them, 64-byte aligned, contents undefined between tasks. */
 @external("env", "scratch")
@@ -28,13 +29,6 @@ const NC: i32 = 256;
 /** Bytes of scratch that `gemm` needs, whatever the sizes: one block of A, one of B, one edge tile. */
 export function gemmScratchBytes(): usize {
   return usize((MC * KC + NC * KC + MR * NR) * 4);
-}
-
-/** a * b + c. */
-@inline
-function madd(a: v128, b: v128, c: v128): v128 {
-  if (RELAXED) return f32x4.relaxed_madd(a, b, c);
-  return f32x4.add(f32x4.mul(a, b), c);
 }
 
 /** Writes one row (8 elements) of a tile. */
@@ -384,7 +378,8 @@ export function gemmBatch(
 
 /**
  * y = M x for a batch, M stored [rows][k]: dot products, four rows at a time. Task: `perTask` rows of one matrix; tasks =
- * batch x ceil(rows / perTask). Sums run in eight lanes a row, then over the lanes.
+ * ceil(rows / perTask) x count, the batch innermost: vectors that share M find its rows in the cache. Sums run in eight
+ * lanes a row, then over the lanes.
  */
 export function gemvRows(
   begin: i32,
@@ -398,11 +393,12 @@ export function gemvRows(
   strideX: i32,
   y: usize,
   strideY: i32,
+  count: i32,
   perTask: i32,
 ): void {
-  const groups = (rows + perTask - 1) / perTask, step = usize(ld) << 2;
+  const step = usize(ld) << 2;
   for (let task = begin; task < end; task++) {
-    const batch = task / groups, first = task % groups * perTask, last = min(rows, first + perTask);
+    const batch = task % count, first = task / count * perTask, last = min(rows, first + perTask);
     const vector = x + (usize(batch * strideX) << 2);
     let row = matrix + (usize(batch * strideM) << 2) + usize(first) * step;
     let out = y + (usize(batch * strideY + first) << 2);
@@ -454,7 +450,8 @@ function dotTail(at: usize, k: i32, m: usize, x: usize): f32 {
 
 /**
  * y = x M for a batch, M stored [k][columns]: rows of M scaled and summed. Task: `perTask` columns (a multiple of 32) of
- * one matrix; tasks = batch x ceil(columns / perTask). K blocks of KC are summed in order, then added in order.
+ * one matrix; tasks = ceil(columns / perTask) x count, the batch innermost. K blocks of KC are summed in order, then added
+ * in order.
  */
 export function gemvColumns(
   begin: i32,
@@ -468,11 +465,12 @@ export function gemvColumns(
   strideX: i32,
   y: usize,
   strideY: i32,
+  count: i32,
   perTask: i32,
 ): void {
-  const groups = (columns + perTask - 1) / perTask, step = usize(ld) << 2;
+  const step = usize(ld) << 2;
   for (let task = begin; task < end; task++) {
-    const batch = task / groups, first = task % groups * perTask, last = min(columns, first + perTask);
+    const batch = task % count, first = task / count * perTask, last = min(columns, first + perTask);
     const vector = x + (usize(batch * strideX) << 2);
     const base = matrix + (usize(batch * strideM) << 2), out = y + (usize(batch * strideY) << 2);
     for (let p = 0; p < k; p += KC) {

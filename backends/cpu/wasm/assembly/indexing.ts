@@ -6,7 +6,7 @@
  * wrapper makes at most 64 tasks: 0.02 ms for N = 2048. Indices outside are skipped here; the wrappers refuse them first.
  * The specs are `takeRows` and `scatterAddRows` in backends/cpu/loops.
  */
-import { loadPart, storePart } from "./math";
+import { copyWords, loadPart, storePart } from "./math";
 
 /** Tasks: groups of indices of about 8192 elements. */
 export function takeRows(begin: i32, end: i32, table: usize, indices: usize, out: usize, count: i32, rows: i32, dim: i32): void {
@@ -14,7 +14,7 @@ export function takeRows(begin: i32, end: i32, table: usize, indices: usize, out
   const bytes = usize(dim) << 2;
   for (let n = begin * perTask, stop = min(count, end * perTask); n < stop; n++) {
     const index = load<u32>(indices + (usize(n) << 2));
-    if (index < u32(rows)) memory.copy(out + usize(n) * bytes, table + usize(index) * bytes, bytes);
+    if (index < u32(rows)) copyWords(table + usize(index) * bytes, out + usize(n) * bytes, dim);
   }
 }
 

@@ -10,8 +10,7 @@
  * in f64 into its own row of a workspace, four rows at a time, the four summed in f32; `joinBlocks` (reduce.ts) adds the
  * tasks' shares in order. Specs: rmsNorm and layerNorm in core/ops/norm.ts.
  */
-import { accumulate, lanesBelow, loadPart, storePart, total, upper } from "./math";
-import { sumRow } from "./reduce";
+import { accumulate, lanesBelow, loadPart, storePart, sumRow, total, upper } from "./math";
 
 /** Rows of a task; the wrappers count blocks by it too. */
 const ROWS: i32 = 32;

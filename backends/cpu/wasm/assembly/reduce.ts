@@ -5,41 +5,10 @@
  * reductions go through f64 (sums) or f32 (maxima) partial results in a workspace and a second export that joins them.
  * A maximum with a NaN is NaN. The spec is `reduce` in backends/cpu/loops.
  */
-import { accumulate, lanesBelow, largest, loadPart, total, upper } from "./math";
+import { largest, loadPart, maxRow, sumRow, upper } from "./math";
 
 /** Elements of one partial result over a row. */
 const SPAN: i32 = 32768;
-
-/** The sum of `count` elements. */
-export function sumRow(x: usize, count: i32): f64 {
-  let sum = f64x2.splat(0), other = f64x2.splat(0);
-  let i = 0;
-  for (; i <= count - 32; i += 32, x += 128) {
-    const a = f32x4.add(v128.load(x), v128.load(x, 16)), b = f32x4.add(v128.load(x, 32), v128.load(x, 48));
-    const c = f32x4.add(v128.load(x, 64), v128.load(x, 80)), d = f32x4.add(v128.load(x, 96), v128.load(x, 112));
-    sum = accumulate(sum, f32x4.add(a, b));
-    other = accumulate(other, f32x4.add(c, d));
-  }
-  for (; i < count; i += 4, x += 16) sum = accumulate(sum, loadPart(x, count - i));
-  return total(f64x2.add(sum, other));
-}
-
-/** The largest of `count` elements; NaN when there is one, -infinity when there is none. */
-export function maxRow(x: usize, count: i32): f32 {
-  const lowest = f32x4.splat(-Infinity);
-  let a = lowest, b = lowest, c = lowest, d = lowest;
-  let i = 0;
-  for (; i <= count - 16; i += 16, x += 64) {
-    a = f32x4.max(a, v128.load(x));
-    b = f32x4.max(b, v128.load(x, 16));
-    c = f32x4.max(c, v128.load(x, 32));
-    d = f32x4.max(d, v128.load(x, 48));
-  }
-  for (; i < count; i += 4, x += 16) {
-    a = f32x4.max(a, v128.bitselect(loadPart(x, count - i), lowest, lanesBelow(count - i)));
-  }
-  return largest(f32x4.max(f32x4.max(a, b), f32x4.max(c, d)));
-}
 
 /** Rows of a task that reads about 8192 elements. */
 @inline

@@ -7,8 +7,7 @@
  * Tasks: groups of rows of about 8192 elements, at least one row. Sums: four neighbours in f32, then f64, in order. Weights
  * below e^-86.6 are 0. A row without a finite largest value becomes NaN, as in the composed forms in core/ops.
  */
-import { accumulate, expSmall, lanesBelow, loadPart, log, storePart, total } from "./math";
-import { maxRow } from "./reduce";
+import { accumulate, expSmall, lanesBelow, loadPart, log, maxRow, storePart, total } from "./math";
 
 @inline
 function rowsPerTask(columns: i32): i32 {
