@@ -40,7 +40,7 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
   const { resume: _resume, config: _config, dryRun: _dryRun, ...flags } = givenOptions(parsed);
   using folder = resume === undefined ? undefined : await resumeRun(resume);
   const saved = folder ? await readRun(folder) : {};
-  const run = await resolveRun({ ...saved, ...flags }, config);
+  const run = await resolveRun(flags, config, saved);
   const setup = await prepareTraining(run, output);
   using _backend = setup.backend;
   using _params = setup.params;

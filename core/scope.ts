@@ -76,9 +76,14 @@ export class Scope implements Disposable {
     this.#stale = true;
   }
 
+  #tell(): void {
+    this.#told = true;
+    if (this.parent) this.parent.#tell();
+  }
+
   #check(): void {
     if (!this.#stale) return;
-    for (let open: Scope | undefined = this; open; open = open.parent) open.#told = true;
+    this.#tell();
     throw new Error(`Cannot hold scope "${this.name}" across an await: close it first`);
   }
 

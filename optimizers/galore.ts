@@ -99,14 +99,18 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
     stage: (gradient, state, step) => isDue(state, step) ? gradient : project(gradient, state),
     refreshDue: isDue,
     refresh: async (gradient, state, { name, step }) => {
-      const next: GaloreState = { ...state, renewedAt: step };
-      for (const { side, shape } of galoreShapes(gradient.shape, rank, projType).bases) {
-        const previous = state[side] as Tensor | null;
-        const key: Key = foldIn(keyOf(seed), name, step, side);
-        const request = { side, rank: shape[0], key, previous: state.renewedAt > 0 && previous ? previous : undefined };
-        next[side] = await basis.compute(gradient, request);
+      const next: GaloreState = { ...state, left: null, right: null, renewedAt: step };
+      try {
+        for (const { side, shape } of galoreShapes(gradient.shape, rank, projType).bases) {
+          const key: Key = foldIn(keyOf(seed), name, step, side);
+          next[side] = await basis.compute(gradient, { side, rank: shape[0], key, previous: state[side] ?? undefined });
+        }
+        return [detached("project", () => project(gradient, next)), next];
+      } catch (error) {
+        next.left?.dispose();
+        next.right?.dispose();
+        throw new Error(`Cannot renew the basis of "${name}": ${(error as Error).message}`, { cause: error });
       }
-      return [detached("project", () => project(gradient, next)), next];
     },
     update: (projected, state, context) => updateScaled(projected, state, context, 1),
     updateScaled,

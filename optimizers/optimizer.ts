@@ -13,6 +13,7 @@ import {
   fill,
   minimum,
   mul,
+  noGrad,
   own,
   type Params,
   reshape,
@@ -39,6 +40,8 @@ interface Leaf {
   readonly rule: Rule;
   state: State;
   staged?: Tensor;
+  /** Sum of squares of the whole gradient, which `staged` may no longer be. */
+  square?: Tensor;
   /** Micro-batches in `staged`. */
   count: number;
 }
@@ -47,14 +50,13 @@ interface Leaf {
 export interface GradientNorm {
   readonly norm: number;
   readonly kind: "exact" | "projected";
-  /** Parameters whose gradient has a NaN or an infinity. */
+  /** Parameters whose gradient has a NaN or an infinity (or squares that overflow). */
   readonly nonFinite: readonly string[];
 }
 
 /** Applies rules to parameters. Owns their state: dispose it, or `using`. */
 export class Optimizer implements Disposable {
   readonly #leaves = new Map<string, Leaf>();
-  readonly #squares = new Map<string, Tensor>();
   readonly #clip: number | undefined;
   readonly #microBatches: number;
   #step = 0;
@@ -68,22 +70,20 @@ export class Optimizer implements Disposable {
     this.#clip = clip;
     const routing = "routes" in rule ? rule : { routes: [[/(?:)/, rule] as const] };
     const resolved = resolveRoutes(params.names(), routing);
-    const counts = new Set<number>();
-    for (const [name, leafRule] of resolved) {
-      if (leafRule === null) {
-        params.freeze([name]);
-        continue;
+    this.#microBatches = commonMicroBatches([...resolved.values()]);
+    try {
+      for (const [name, leafRule] of resolved) {
+        if (leafRule === null) continue;
+        const param = params.get(name);
+        using _ = scope(`state of ${name}`);
+        const spec = { name, backend: param.backend, shape: param.shape, dtype: param.dtype };
+        this.#leaves.set(name, { name, param, rule: leafRule, state: ownState(leafRule.init(spec)), count: 0 });
       }
-      const param = params.get(name);
-      counts.add((leafRule as Partial<Accumulated>).microBatches ?? 1);
-      using _ = scope(`state of ${name}`);
-      const spec = { name, backend: param.backend, shape: param.shape, dtype: param.dtype };
-      this.#leaves.set(name, { name, param, rule: leafRule, state: ownState(leafRule.init(spec)), count: 0 });
+    } catch (error) {
+      this.dispose();
+      throw error;
     }
-    if (counts.size > 1) {
-      throw new RangeError(`Cannot mix rules that accumulate ${[...counts].join(" and ")} micro-batches`);
-    }
-    this.#microBatches = [...counts][0] ?? 1;
+    params.freeze([...resolved].filter(([, leafRule]) => leafRule === null).map(([name]) => name));
   }
 
   /** Optimizer steps done. */
@@ -111,8 +111,8 @@ export class Optimizer implements Disposable {
     if (!leaf) return;
     using inner = scope(`stage ${name}`);
     if (this.#microBatches === 1) {
-      this.#squares.get(name)?.dispose();
-      this.#squares.set(name, own(inner.keep(sumOfSquares(gradient))));
+      leaf.square?.dispose();
+      leaf.square = own(inner.keep(sumOfSquares(gradient)));
     }
     const kept = leaf.rule.stage?.(gradient, leaf.state, this.#step + 1) ?? gradient;
     const before = leaf.staged;
@@ -122,14 +122,14 @@ export class Optimizer implements Disposable {
     leaf.count++;
   };
 
-  /** True when a staged gradient needs `refresh` before `commit`. */
+  /** True when a staged gradient, with all its micro-batches, needs `refresh` before `commit`. */
   get refreshDue(): boolean {
     return this.#due().length > 0;
   }
 
   #due(): Leaf[] {
-    return [...this.#leaves.values()].filter(({ rule, state, staged }) =>
-      staged && rule.refreshDue?.(state, this.#step + 1)
+    return [...this.#leaves.values()].filter(({ rule, state, count }) =>
+      count >= this.#microBatches && rule.refreshDue?.(state, this.#step + 1)
     );
   }
 
@@ -158,23 +158,25 @@ export class Optimizer implements Disposable {
     let total = 0;
     for (const square of squares) total += square;
     const nonFinite = leaves.filter((_, index) => !Number.isFinite(squares[index])).map(({ name }) => name);
-    return {
-      norm: Math.sqrt(total) / this.#microBatches,
-      kind: this.#microBatches === 1 ? "exact" : "projected",
-      nonFinite,
-    };
+    const isExact = leaves.every(({ square, rule }) => square || !rule.stage);
+    return { norm: Math.sqrt(total) / this.#microBatches, kind: isExact ? "exact" : "projected", nonFinite };
   }
 
   /** [leaves] sums of squares, owned by the caller. */
   #packSquares(leaves: readonly Leaf[]): Tensor {
     using inner = scope("gradient norm");
-    const parts = leaves.map(({ name, staged }) => this.#squares.get(name) ?? sumOfSquares(staged!));
+    const parts = leaves.map(({ square, staged }) => square ?? sumOfSquares(staged!));
     return own(inner.keep(stack(parts.map((part) => reshape(part, [])), 0)));
   }
 
-  /** Updates every parameter that has a staged gradient, and frees the gradients. */
+  /**
+   * Updates every parameter that has a staged gradient, and frees the gradients.
+   *
+   * @throws RangeError when nothing is staged, a micro-batch is missing, or a basis is due
+   */
   commit(): void {
     const leaves = [...this.#leaves.values()].filter(({ staged }) => staged);
+    if (leaves.length === 0) throw new RangeError("Cannot commit(): no gradient is staged; run backward() first");
     const odd = leaves.find(({ count }) => count !== this.#microBatches);
     if (odd) {
       throw new RangeError(`Cannot commit(): "${odd.name}" has ${odd.count} of ${this.#microBatches} micro-batches`);
@@ -183,34 +185,23 @@ export class Optimizer implements Disposable {
     if (pending) throw new RangeError(`Cannot commit(): the basis of "${pending.name}" is due; await refresh() first`);
     using _ = scope("commit");
     this.#step++;
-    const factor = this.#factor(leaves);
-    for (const leaf of leaves) {
-      this.#update(leaf, factor);
-      leaf.staged!.dispose();
-      leaf.staged = undefined;
-      leaf.count = 0;
-    }
-    this.#clearSquares();
+    // parameters are leaves of the tape: recorded, every product with one would live until the scope ends
+    noGrad(() => {
+      const factor = this.#factor(leaves);
+      for (const leaf of leaves) {
+        this.#update(leaf, factor);
+        dropStaged(leaf);
+      }
+    });
   }
 
   /** Drops what was staged, without a step: parameters and state stay as they are. */
   discard(): void {
-    for (const leaf of this.#leaves.values()) {
-      leaf.staged?.dispose();
-      leaf.staged = undefined;
-      leaf.count = 0;
-    }
-    this.#clearSquares();
-  }
-
-  #clearSquares(): void {
-    for (const square of this.#squares.values()) square.dispose();
-    this.#squares.clear();
+    for (const leaf of this.#leaves.values()) dropStaged(leaf);
   }
 
   /** 1 / micro-batches times min(1, clip / (norm + 1e-6)), on the device; undefined when that is 1. */
   #factor(leaves: readonly Leaf[]): Tensor | undefined {
-    if (leaves.length === 0) return undefined;
     const { backend, dtype } = leaves[0].staged!;
     const mean = 1 / this.#microBatches;
     if (this.#clip === undefined) return mean === 1 ? undefined : fill(backend, mean, [], dtype);
@@ -242,10 +233,15 @@ export class Optimizer implements Disposable {
     leaf.state = state;
   }
 
-  /** State, staged gradients and counters of every parameter, by name: what a checkpoint holds. */
+  /**
+   * State, staged gradients and counters of every parameter, by name: what a checkpoint holds. The tensors stay the
+   * optimizer's, and the next commit may overwrite them: read them before.
+   */
   snapshot(): OptimizerSnapshot {
     const leaves = new Map<string, LeafSnapshot>();
-    for (const { name, state, staged, count } of this.#leaves.values()) leaves.set(name, { state, staged, count });
+    for (const { name, state, staged, square, count } of this.#leaves.values()) {
+      leaves.set(name, { state, staged, square, count });
+    }
     return { step: this.#step, leaves };
   }
 
@@ -261,10 +257,11 @@ export class Optimizer implements Disposable {
     }
     this.#step = step;
     for (const leaf of this.#leaves.values()) {
-      const { state, staged, count } = leaves.get(leaf.name)!;
-      disposeState(leaf.state);
-      leaf.staged?.dispose();
-      Object.assign(leaf, { state: ownState(state), staged: staged && own(staged), count });
+      const { state, staged, square, count } = leaves.get(leaf.name)!;
+      disposeReplaced(leaf.state, ownState(state));
+      if (leaf.staged !== staged) leaf.staged?.dispose();
+      if (leaf.square !== square) leaf.square?.dispose();
+      Object.assign(leaf, { state, staged: staged && own(staged), square: square && own(square), count });
     }
   }
 
@@ -279,10 +276,28 @@ export class Optimizer implements Disposable {
   }
 }
 
+/** The number of micro-batches that all rules agree on. @throws RangeError when they do not */
+function commonMicroBatches(rules: readonly (Rule | null)[]): number {
+  const counts = new Set<number>();
+  for (const rule of rules) if (rule) counts.add((rule as Partial<Accumulated>).microBatches ?? 1);
+  if (counts.size > 1) {
+    throw new RangeError(`Cannot mix rules that accumulate ${[...counts].join(" and ")} micro-batches`);
+  }
+  return [...counts][0] ?? 1;
+}
+
+function dropStaged(leaf: Leaf): void {
+  leaf.staged?.dispose();
+  leaf.square?.dispose();
+  Object.assign(leaf, { staged: undefined, square: undefined, count: 0 });
+}
+
 /** One parameter's part of a snapshot. */
 export interface LeafSnapshot {
   readonly state: State;
   readonly staged?: Tensor;
+  /** Sum of squares of the whole gradient, where `staged` may be a projection of it. */
+  readonly square?: Tensor;
   readonly count: number;
 }
 

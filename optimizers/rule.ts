@@ -87,6 +87,9 @@ export function chain(...rules: readonly Rule[]): Rule {
   if (rules.length === 0) throw new RangeError("Cannot chain() no rules: give at least one");
   const late = rules.slice(1).find((rule) => rule.stage);
   if (late) throw new TypeError(`Cannot chain ${late.name} behind another rule: it must see the gradient first`);
+  if (rules.some((rule) => "microBatches" in rule)) {
+    throw new TypeError("Cannot chain a rule that accumulates: wrap the whole chain in accumulate()");
+  }
   const [head] = rules;
   const stateOf = (state: State, index: number) => state[index] as State;
   return {
@@ -159,7 +162,8 @@ export function resolveRoutes(names: readonly string[], routing: Routing): Map<s
   const resolved = new Map<string, Rule | null>();
   const unmatched: string[] = [];
   for (const name of names) {
-    const hit = routing.routes.find(([pattern]) => pattern.test(name));
+    // not test(), which starts where the last match of a global pattern ended
+    const hit = routing.routes.find(([pattern]) => name.search(pattern) >= 0);
     if (!hit) unmatched.push(name);
     else {
       used.add(hit[0]);

@@ -33,7 +33,7 @@ export function trace({ decay, nesterov = false }: { decay: number; nesterov?: b
     name: "trace",
     options: { decay, nesterov },
     slots: { mu: "signed" },
-    init: ({ backend, shape }) => ({ mu: zeros(backend, shape) }),
+    init: ({ backend, shape, dtype }) => ({ mu: zeros(backend, shape, dtype === "f64" ? "f64" : "f32") }),
     update: (gradient, state, { factor }) => {
       const g = scaled(gradient, factor);
       const mu = add(mul(state.mu, decay), g);

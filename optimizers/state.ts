@@ -1,5 +1,5 @@
 /** Walking a rule's state: ownership, disposal, sizes, and the flat form that checkpoints store. */
-import { bytesFor, own, Tensor } from "../core/mod.ts";
+import { bytesFor, describe, own, Tensor } from "../core/mod.ts";
 import type { State } from "./rule.ts";
 
 /** A value that is not a tensor. */
@@ -51,30 +51,43 @@ export function flattenState(state: State): { tensors: Map<string, Tensor>; valu
   return { tensors, values };
 }
 
-/** The inverse of `flattenState`. Objects without entries are made again from `shape`. */
+/**
+ * The inverse of `flattenState`. `shape` is a state of the same rule: it says which entries there must be, and of which
+ * shape. Where it has null (a basis before the first renewal) a tensor fits as well.
+ *
+ * @throws RangeError for an entry too many or too few, TypeError for one of another kind, shape or dtype
+ */
 export function unflattenState(
   shape: State,
   tensors: ReadonlyMap<string, Tensor>,
   values: Readonly<Record<string, Plain>>,
 ): State {
-  const state: State = structure(shape);
-  const put = (path: string, value: Tensor | Plain) => {
-    const keys = path.split("/");
-    const last = keys.pop()!;
-    let at = state;
-    for (const key of keys) at = (at[key] ??= {}) as State;
-    at[last] = value;
-  };
-  for (const [path, value] of Object.entries(values)) put(path, value);
-  for (const [path, tensor] of tensors) put(path, tensor);
+  const given = new Map<string, Tensor | Plain>([...Object.entries(values), ...tensors]);
+  const state = filled(shape, given, "");
+  for (const path of given.keys()) throw new RangeError(`Cannot restore a state: it has no "${path}"`);
   return state;
 }
 
-/** The nesting of a state, without its contents. */
-function structure(state: State): State {
+/** A state like `shape` with the entries of `given`, which it takes out of there. */
+function filled(shape: State, given: Map<string, Tensor | Plain>, prefix: string): State {
   const out: State = {};
-  for (const [key, value] of Object.entries(state)) {
-    if (value !== null && typeof value === "object" && !(value instanceof Tensor)) out[key] = structure(value);
+  for (const [key, expected] of Object.entries(shape)) {
+    const path = prefix + key;
+    if (expected !== null && typeof expected === "object" && !(expected instanceof Tensor)) {
+      out[key] = filled(expected, given, `${path}/`);
+      continue;
+    }
+    const value = given.get(path);
+    if (value === undefined) throw new RangeError(`Cannot restore a state: "${path}" is missing`);
+    checkKind(path, expected, value);
+    given.delete(path);
+    out[key] = value;
   }
   return out;
+}
+
+function checkKind(path: string, expected: Tensor | Plain, value: Tensor | Plain): void {
+  const kind = (item: Tensor | Plain) => item instanceof Tensor ? describe(item) : item === null ? "null" : typeof item;
+  if (kind(expected) === kind(value) || expected === null && value instanceof Tensor) return;
+  throw new TypeError(`Cannot restore a state: expected ${kind(expected)} for "${path}", got ${kind(value)}`);
 }

@@ -5,12 +5,15 @@
  */
 import type { Backend } from "../../core/backend.ts";
 import { UnsupportedError } from "../../core/errors.ts";
-import { type BlasReport, findBlas } from "./blas.ts";
+import { type BlasLibrary, type BlasReport, findBlas } from "./blas.ts";
 import { loopKernels } from "./loops/mod.ts";
 import { cpuMatmul, PACK_BYTES } from "./matmul.ts";
 import { WasmMemory } from "./memory.ts";
 import { poolLayout, ThreadPool } from "./threads.ts";
 import { compileKernels, type WasmChoice } from "./wasm/load.ts";
+import { wasmFused } from "./wasm_fused.ts";
+import { wasmKernels } from "./wasm_kernels.ts";
+import { wasmUpdates } from "./wasm_updates.ts";
 
 export { loopsBackend, type LoopsOptions } from "./loops/mod.ts";
 export type { BlasLibrary, BlasReport } from "./blas.ts";
@@ -66,12 +69,14 @@ export async function cpuBackend(options: CpuOptions = {}): Promise<CpuBackend> 
   const memory = new WasmMemory({ reserve: pack + PACK_BYTES, limit });
   const library = report.found ? report : undefined;
   const pool = await ThreadPool.start({ threads, module: compiled.module, memory: memory.memory32, blas: library });
-  const native = report.found ? `+${report.name}${report.version ? ` ${report.version}` : ""}` : "";
   const loops = loopKernels((buffer, dtype) => memory.view(buffer, dtype));
+  const native = report.found;
+  const matmul = cpuMatmul({ runner: pool, addresses: memory, pack, native, fallback: loops.matmul });
+  const device = { runner: pool, memory };
   return {
     name: memory.name,
     threads: pool.threads,
-    kernelPath: compiled.name + native,
+    kernelPath: [compiled.name, ...(library ? [nameOf(library)] : [])].join("+"),
     blas: report,
     ...(pool.problem ? { problem: pool.problem } : {}),
     alloc: (bytes, label) => memory.alloc(bytes, label),
@@ -81,12 +86,13 @@ export async function cpuBackend(options: CpuOptions = {}): Promise<CpuBackend> 
     readSync: (buffer, byteOffset, bytes) => memory.readSync(buffer, byteOffset, bytes),
     memory: () => memory.memory(),
     resetPeak: () => memory.resetPeak(),
-    kernels: {
-      ...loops,
-      matmul: cpuMatmul({ runner: pool, addresses: memory, pack, native: report.found, fallback: loops.matmul }),
-    },
-    fused: {},
-    updates: {},
+    kernels: wasmKernels(device, { ...loops, matmul }),
+    fused: wasmFused(device),
+    updates: wasmUpdates(device),
     [Symbol.dispose]: () => pool[Symbol.dispose](),
   };
+}
+
+function nameOf({ name, version }: BlasLibrary): string {
+  return version ? `${name} ${version}` : name;
 }

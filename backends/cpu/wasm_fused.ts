@@ -220,7 +220,9 @@ function rope(device: WasmDevice): FusedKernel<Record<never, never>> {
     vjp: {
       saves: { inputs: [1, 2], out: false },
       run: ({ inputs: [, cos, sin] }, gradient, _, [dx, dCos, dSin]) => {
-        if (dCos || dSin) throw new UnsupportedError("Cannot differentiate rope() by its tables: only x has a gradient");
+        if (dCos || dSin) {
+          throw new UnsupportedError("Cannot differentiate rope() by its tables: only x has a gradient");
+        }
         if (dx) run(gradient, cos!, sin!, dx, -1);
       },
     },

@@ -152,7 +152,7 @@ function withCopy(device: WasmDevice, x: Operand, body: (copy: Operand) => boole
   if (isContiguous(x.shape, x.strides)) return false;
   const buffer = device.memory.alloc(4 * sizeOf(x.shape), "a contiguous copy");
   try {
-    const copy = { ...x, shape: x.shape, dtype: x.dtype, buffer, offset: 0, strides: contiguousStrides(x.shape) };
+    const copy = { buffer, offset: 0, shape: x.shape, strides: contiguousStrides(x.shape), dtype: x.dtype };
     return copyStrided(device, x, copy) && body(copy);
   } finally {
     device.memory.free(buffer);

@@ -13,7 +13,9 @@ export function wasmUpdates({ runner, memory }: WasmDevice): UpdateKernels {
       const { beta1, beta2, eps, step, epsPlacement } = update;
       const { learningRate, weightDecay, decayPlacement } = parameter ??
         { learningRate: 0, weightDecay: 0, decayPlacement: "before" };
-      if (param && !parameter) throw new TypeError("Cannot update in adam(): a param needs its learning rate and decay");
+      if (param && !parameter) {
+        throw new TypeError("Cannot update in adam(): a param needs its learning rate and decay");
+      }
       const bias1 = 1 - beta1 ** step;
       const bias2 = 1 - beta2 ** step;
       const corrections = epsPlacement === "corrected" ? [1 / bias1, 1 / bias2] : [Math.sqrt(bias2) / bias1, 1];

@@ -34,7 +34,8 @@ export function checkOperands(storage: DryStorage, op: string, inputs: readonly 
     demand(whole && x.strides.length === x.shape.length, op, "every axis must have a size and a stride", x);
     const [begin, end] = reach(x);
     const width = bytesPerElement(x.dtype);
-    storage.checkRange(x.buffer, begin * width, (end - begin) * width, `use in ${op}()`);
+    // An empty view may start anywhere: slices of nothing do.
+    storage.checkRange(x.buffer, begin === end ? 0 : begin * width, (end - begin) * width, `use in ${op}()`);
   }
   const [begin, end] = reach(out).map((element) => element * bytesPerElement(out.dtype));
   for (const x of inputs) {

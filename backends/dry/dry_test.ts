@@ -68,6 +68,7 @@ Deno.test("dryBackend() takes operands that keep to the contract", () => {
   kernels.where(of([3], "u32"), of([3], "bf16"), of([3], "bf16"), of([3], "bf16"));
   kernels.cast(of([3]), of([3], "u8"));
   kernels.iota(0, 1, of([0], "i32"));
+  kernels.unary("exp", { ...of([0, 7]), offset: 3 }, of([0, 7]));
   kernels.reduce("sum", { ...of([3, 4]), shape: [4, 3], strides: [1, 4] }, 1, of([4]));
   kernels.reduce("argmax", of([3, 4]), 1, of([3], "u32"));
   kernels.reduce("sum", of([]), 0, of([]));

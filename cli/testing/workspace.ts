@@ -10,8 +10,7 @@ import { loopsBackend } from "../../backends/cpu/mod.ts";
 import { byteTokenizer } from "../../data/mod.ts";
 import { initLlama, type LlamaConfig, makeLlamaConfig } from "../../models/mod.ts";
 import { saveModel } from "../checkpoint.ts";
-import { writeFolderDurably } from "../durable.ts";
-import { hashFile, namesIn } from "../durable.ts";
+import { hashFile, namesIn, writeFolderDurably } from "../durable.ts";
 import { memoryOutput } from "../log.ts";
 import { main } from "../main.ts";
 import { isStepRow, readMetrics, type StepRow } from "../metrics.ts";
@@ -46,9 +45,9 @@ export class Workspace implements AsyncDisposable {
     return { code, out: output.outText, err: output.errText };
   }
 
-  /** Runs `train` with `TRAIN_FLAGS` and more; those given last win. */
+  /** Runs `train` with `TRAIN_FLAGS` and more; those given here win. */
   async train(...flags: readonly string[]): Promise<Outcome> {
-    return await this.run("train", ...TRAIN_FLAGS, ...flags);
+    return await this.run("train", ...trainFlags(...flags));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -58,10 +57,16 @@ export class Workspace implements AsyncDisposable {
 }
 
 /** A run of a second: the tiny model on the corpus. */
-export const TRAIN_FLAGS: readonly string[] = [
-  ..."--model tiny --data corpus.txt --seq 16 --batch 4 --steps 6 --rank 4 --update-proj-gap 4 --warmup 0".split(" "),
+const TRAIN_FLAGS: readonly string[] = [
+  ..."--model tiny --seq 16 --batch 4 --steps 6 --rank 4 --update-proj-gap 4 --warmup 0".split(" "),
   ..."--eval-batches 2 --log-every 1 --threads 1 --blas off".split(" "),
 ];
+
+/** `TRAIN_FLAGS` and more; data given here replaces the corpus, other flags win because they come last. */
+export function trainFlags(...flags: readonly string[]): string[] {
+  const data = flags.includes("--data") ? [] : ["--data", "corpus.txt"];
+  return [...TRAIN_FLAGS, ...data, ...flags];
+}
 
 /** A LLaMA of 22,000 weights over bytes. */
 export function tinyConfig(overrides: Partial<LlamaConfig> = {}): LlamaConfig {

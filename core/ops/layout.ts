@@ -41,7 +41,8 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 function resolve(x: Tensor, shape: Shape): number[] {
   const known = shape.reduce((product, extent) => extent === -1 ? product : product * extent, 1);
   const target = shape.map((extent) => extent === -1 ? x.size / known : extent);
-  if (sizeOf(target) !== x.size || shape.filter((extent) => extent === -1).length > 1) {
+  const isWhole = target.every(Number.isInteger) && shape.filter((extent) => extent === -1).length <= 1;
+  if (sizeOf(target) !== x.size || !isWhole) {
     throw new TypeError(`Cannot reshape ${describe(x)} to [${shape.join(", ")}]: it has ${x.size} elements`);
   }
   return target;

@@ -1,6 +1,6 @@
 /** Losses. Each gives a scalar. */
 import { checkAlike, composed, fused } from "../define.ts";
-import { describe } from "../shape.ts";
+import { describe, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { cast, div, equal, maximum, mul, neg, square, sub, where } from "./elementwise.ts";
 import { gather } from "./indexing.ts";
@@ -15,7 +15,7 @@ import { mean, sum } from "./reduce.ts";
  * @param targets i32 [N]
  */
 export function crossEntropy(logits: Tensor, targets: Tensor, ignoreIndex = -100): Tensor {
-  if (logits.shape.length !== 2 || targets.dtype !== "i32" || targets.size !== logits.shape[0]) {
+  if (logits.shape.length !== 2 || targets.dtype !== "i32" || !sameShape(targets.shape, logits.shape.slice(0, 1))) {
     throw new TypeError(
       `Cannot score in crossEntropy(): expected logits [N, V] and targets i32[N]: got ${describe(logits)} and ${
         describe(targets)

@@ -40,7 +40,7 @@ export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = 
   }
   // [.., M, K] @ [K, N] is one tall product
   if (b.shape.length === 2 && a.shape.length > 2 && !transposeA) {
-    const tall = reshape(a, [-1, k]);
+    const tall = reshape(a, [sizeOf(a.shape.slice(0, -1)), k]);
     return reshape(matmul(tall, b, { transposeB }), [...a.shape.slice(0, -1), n]);
   }
   const batch = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2));

@@ -15,7 +15,9 @@ export type Axes = number | readonly number[] | undefined;
 function resolveAxes(x: Tensor, axes: Axes, op: string): number[] {
   if (axes === undefined) return x.shape.map((_, axis) => axis);
   const list = typeof axes === "number" ? [axes] : axes;
-  return list.map((axis) => normalizeAxis(axis, x.shape.length, op)).sort((a, b) => a - b);
+  const over = list.map((axis) => normalizeAxis(axis, x.shape.length, op)).sort((a, b) => a - b);
+  if (new Set(over).size === over.length) return over;
+  throw new RangeError(`Cannot use axes [${list.join(", ")}] in ${op}(): one appears twice`);
 }
 
 /** The shape with the reduced axes kept at size 1. */

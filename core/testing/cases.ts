@@ -313,6 +313,7 @@ export const CASES: { readonly [Name in OpName]: readonly OpCase[] } = {
     one((a) => matmul(a, a, { transposeB: true }), float([3, 5])),
     one((a, b) => matmul(a, b), float([0, 3]), float([3, 2])),
     one((a, b) => matmul(a, b), float([2, 0]), float([0, 3])),
+    one((a, b) => matmul(a, b), float([2, 3, 0]), float([0, 4])),
   ],
   linear: [
     one((x, w) => linear(x, w), float([1]), float([1, 1])),

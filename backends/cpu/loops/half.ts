@@ -24,6 +24,7 @@ export function widen(dtype: Half, bits: Uint16Array, begin: number, count: numb
 
 /** Writes all `values` at `begin`, rounded to nearest even. */
 export function narrow(dtype: Half, values: Float32Array<ArrayBuffer>, bits: Uint16Array, begin: number): void {
+  if (values.length === 0) return;
   if (dtype === "f16") return f16View(bits, begin, values.length).set(values);
   // Signed words, so that the sum stays an integer in V8's registers.
   const words = new Int32Array(values.buffer, values.byteOffset, values.length);

@@ -6,6 +6,7 @@
  * Compile-time constant: RELAXED (1: relaxed SIMD may be used, 0: not). From gemm.ts: SCRATCH, SCRATCH_BYTES, gemm.
  */
 export * from "./activations";
+export * from "./attention";
 export * from "./elementwise";
 export { gemmBatch, gemmPackB, gemmTiles, gemvColumns, gemvRows } from "./gemm";
 export * from "./indexing";
