@@ -87,7 +87,7 @@ export const optimizerFlags = {
     type: "number",
     above: 0,
     help: "peak learning rate",
-    defaultHelp: "0.01 GaLore, 0.003 Adam, 0.1 SGD",
+    defaultHelp: "0.02 GaLore, 0.003 Adam, 0.1 SGD",
     group: GROUPS.optimizer,
   },
   weightDecay: {

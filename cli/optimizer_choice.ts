@@ -83,7 +83,7 @@ function dropIdle(routes: readonly (readonly [RegExp, Rule | null])[], { shapes 
 }
 
 function defaultRate({ optimizer }: OptimizerOptions): number {
-  return optimizer.startsWith("galore_adamw") ? 0.01 : optimizer.startsWith("adam") ? 0.003 : 0.1;
+  return optimizer.startsWith("galore_adamw") ? 0.02 : optimizer.startsWith("adam") ? 0.003 : 0.1;
 }
 
 function makeSchedule({ schedule, warmup, minLr }: OptimizerOptions, peak: number, total: number): Schedule {

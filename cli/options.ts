@@ -24,7 +24,7 @@ export interface OptimizerOptions {
   readonly scale: number;
   readonly projType: ProjType;
   readonly basis: "subspace" | "gram" | "exact";
-  /** Peak learning rate. Default: 0.01 for GaLore, 0.003 for AdamW and Adam, 0.1 for SGD. */
+  /** Peak learning rate. Default: 0.02 for GaLore, 0.003 for AdamW and Adam, 0.1 for SGD. */
   readonly lr?: number;
   readonly weightDecay: number;
   readonly beta1: number;

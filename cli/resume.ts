@@ -11,8 +11,9 @@ import type { TrainingSetup } from "./train.ts";
 
 /** The options that a run was started with. */
 export async function readRun(folder: RunFolder): Promise<Partial<Run>> {
-  const config = await readJsonFile(folder.config) as { run?: Partial<Run> };
-  return config.run ?? {};
+  const config = await readJsonFile(folder.config) as { run?: Partial<Run> } | null;
+  if (typeof config?.run === "object") return config.run;
+  throw new RangeError(`Cannot resume ${folder.path}: it holds no run`);
 }
 
 /** What must be the same for a resumed run to be the same run. */
@@ -36,14 +37,20 @@ export function identityOf({ run, model, data, tokenizer, choice }: TrainingSetu
     seed,
     freeze,
     tokenizer: tokenizer.hash,
-    data: data.store.info.sources.map(({ name, sha256 }) => `${name} ${sha256}`),
+    tokens: data.store.info.tokens,
+    holdOut: data.store.info.holdOut,
+    data: data.store.info.sources.map(({ sha256 }) => sha256),
   };
 }
 
 /** @throws RangeError that lists what differs, before anything is changed. */
-export function checkIdentity(saved: Readonly<Record<string, unknown>>, now: Readonly<Record<string, unknown>>): void {
+export function checkIdentity(
+  run: string,
+  saved: Readonly<Record<string, unknown>>,
+  now: Readonly<Record<string, unknown>>,
+): void {
   const differences = differencesOf(saved, JSON.parse(JSON.stringify(now)));
-  if (differences.length > 0) throw new RangeError(`Cannot resume: the run differs: ${differences.join("; ")}`);
+  if (differences.length > 0) throw new RangeError(`Cannot resume ${run}: the run differs: ${differences.join("; ")}`);
 }
 
 function differencesOf(saved: unknown, now: unknown, path = ""): string[] {

@@ -4,7 +4,7 @@ import type { CpuBackend } from "../backends/cpu/mod.ts";
 import { Batches, type Tokenizer } from "../data/mod.ts";
 import { LLAMA_PROJECTED, llamaWeights, openWeights } from "../models/mod.ts";
 import { Optimizer } from "../optimizers/mod.ts";
-import { defineVerb, givenOptions, parseVerb } from "./arguments.ts";
+import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
 import { loadOptimizer, loadTrainingState, type TrainingState } from "./checkpoint.ts";
 import { chooseTokenizer, type DataSource, DEFAULT_TEXT, openData } from "./data_source.ts";
 import { openDevice } from "./device.ts";
@@ -38,6 +38,9 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
   const parsed = parseVerb(trainVerb, argv);
   const { resume, config, dryRun } = parsed.options;
   const { resume: _resume, config: _config, dryRun: _dryRun, ...flags } = givenOptions(parsed);
+  if (resume !== undefined && flags.out !== undefined) {
+    throw new UsageError("Cannot use --out with --resume: a run goes on in its own folder");
+  }
   using folder = resume === undefined ? undefined : await resumeRun(resume);
   const saved = folder ? await readRun(folder) : {};
   const run = await resolveRun(flags, config, saved);
@@ -179,7 +182,7 @@ async function restore(folder: RunFolder, setup: TrainingSetup, output: Output):
   if (!latest) throw new RangeError(`Cannot resume ${folder.path}: it has no checkpoint that verifies`);
   const checkpoint = new FileFolder(latest.path);
   const state = await loadTrainingState(checkpoint);
-  checkIdentity(state.identity, identityOf(setup));
+  checkIdentity(folder.path, state.identity, identityOf(setup));
   if (state.kernelPath !== setup.backend.kernelPath) {
     output.err(
       `warning: the run was computed with ${state.kernelPath}, now with ${setup.backend.kernelPath}: last bits may differ`,

@@ -1,6 +1,7 @@
 /** `train` from flags to a run folder, and what the other verbs make of it. */
 import assert from "node:assert/strict";
 import { llamaWeights, openWeights } from "../models/mod.ts";
+import { hashFile } from "./durable.ts";
 import { FileFolder } from "./files.ts";
 import { OPTIMIZERS, SCHEDULES } from "./options.ts";
 import { fingerprint, stepRows, tinyConfig, Workspace } from "./testing/workspace.ts";
@@ -171,6 +172,19 @@ Deno.test("train() runs with every basis, side and schedule", async () => {
     const { code, err } = await workspace.train("--out", `run${index}`, "--steps", "2", ...flags);
     assert.equal(code, 0, `${flags.join(" ")}: ${err}`);
   }
+});
+
+Deno.test("train() gives the same bits for any number of threads", async () => {
+  await using workspace = await Workspace.open();
+  const flags = ["--model", "llama-9m", "--steps", "3", "--seq", "32", "--update-proj-gap", "2", "--prompt", "the"];
+  const found = new Set<string>();
+  for (const threads of ["1", "2", "3"]) {
+    const { code, err } = await workspace.train("--out", threads, ...flags, "--threads", threads);
+    assert.equal(code, 0, err);
+    const files = ["model", "optimizer"].map((name) => `${threads}/checkpoints/step-3/${name}.safetensors`);
+    found.add(JSON.stringify(await Promise.all(files.map(hashFile))));
+  }
+  assert.equal(found.size, 1);
 });
 
 Deno.test("plan() foretells the peak that the allocator measures", async () => {

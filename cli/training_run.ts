@@ -62,7 +62,7 @@ class Session implements Disposable {
     this.#batches = new Batches(data.path, {
       batch: run.batch,
       seed: run.seed,
-      start: { index: resumed?.sequences ?? 0 },
+      start: { index: run.overfitBatch ? 0 : resumed?.sequences ?? 0 },
     });
     this.#stop = new StopWatch({
       onStop: (signal) => output.err(`${signal}: finishing this step and saving; once more to stop at once`),

@@ -109,7 +109,8 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
       } catch (error) {
         next.left?.dispose();
         next.right?.dispose();
-        throw new Error(`Cannot renew the basis of "${name}": ${(error as Error).message}`, { cause: error });
+        if (!(error instanceof RangeError)) throw error;
+        throw new RangeError(`Cannot renew the basis of "${name}": ${error.message}`, { cause: error });
       }
     },
     update: (projected, state, context) => updateScaled(projected, state, context, 1),

@@ -26,7 +26,7 @@ export const PACK_BYTES = 8 << 20;
 /** Rows and columns of the micro-kernel's tile, and the K block, as in gemm.ts. */
 const MR = 6;
 const NR = 8;
-const KC = 256;
+const KC = 512;
 /** Up to so many multiplications one thread packs and multiplies a matrix: a dispatch more would cost as much. */
 const ALONE = 1 << 17;
 /** Up to so many multiplications a matrix of a batch is one task. */
@@ -209,7 +209,7 @@ function partOfB(n: number, k: number): { columns: number; depth: number } {
 
 /** Tiles of C: at most 48 x 256, less where that leaves few of them. */
 function tiles(m: number, n: number, k: number): [rows: number, columns: number] {
-  const rows = Math.ceil(Math.ceil(m / MR) / 8);
+  const rows = Math.ceil(Math.ceil(m / MR) / 4);
   const least = Math.max(1, Math.min(16, Math.floor(m * n * k / (1 << 18))));
   const columns = Math.max(Math.ceil(n / 256), Math.min(Math.ceil(n / 64), Math.ceil(least / rows)));
   return [rows, columns];

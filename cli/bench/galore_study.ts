@@ -15,7 +15,7 @@ const { values: flags } = parseArgs({
     data: { type: "string" },
     out: { type: "string" },
     steps: { type: "string", default: "500" },
-    gap: { type: "string", default: "50" },
+    gap: { type: "string", default: "200" },
     blas: { type: "string", default: "auto" },
     /** A finished study: only its best rate of each method is run. */
     rates: { type: "string" },
@@ -40,19 +40,20 @@ const galore = (rank: number, gap: string) => [
   "--update-proj-gap",
   gap,
   "--scale",
-  "1",
+  "0.25",
 ];
 const ADAM_RATES = [0.001, 0.002, 0.004, 0.008, 0.016];
+const GALORE_RATES = [0.005, 0.01, 0.02, 0.04, 0.08];
 const METHODS: readonly Method[] = [
   { name: "AdamW", flags: ["--optimizer", "adamw"], rates: ADAM_RATES, seeds: true },
-  { name: "GaLore d/4", flags: galore(32, flags.gap), rates: ADAM_RATES, seeds: true },
-  { name: "GaLore d/8", flags: galore(16, flags.gap), rates: ADAM_RATES, seeds: true },
-  { name: "GaLore d/4, gap infinite", flags: galore(32, "1000000"), rates: [0.002, 0.004, 0.008], seeds: false },
-  { name: "GaLore rank 1", flags: galore(1, flags.gap), rates: [0.004, 0.008, 0.016], seeds: false },
+  { name: "GaLore d/4", flags: galore(32, flags.gap), rates: GALORE_RATES, seeds: true },
+  { name: "GaLore d/8", flags: galore(16, flags.gap), rates: GALORE_RATES, seeds: true },
+  { name: "GaLore d/4, gap infinite", flags: galore(32, "1000000"), rates: [0.01, 0.02, 0.04], seeds: false },
+  { name: "GaLore rank 1", flags: galore(1, flags.gap), rates: [0.01, 0.02, 0.04], seeds: false },
   {
     name: "projected matrices frozen",
     flags: ["--optimizer", "adamw", "--freeze", "_proj\\.weight$"],
-    rates: [0.004, 0.008, 0.016],
+    rates: [0.008, 0.016, 0.032],
     seeds: false,
   },
 ];

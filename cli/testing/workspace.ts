@@ -5,7 +5,7 @@
  * The process stands in the folder while it is open, because runs and caches lie where a command stands. Tests of one
  * process follow each other, so that only one workspace is open at a time.
  */
-import { own, Params } from "../../core/mod.ts";
+import type { Params } from "../../core/mod.ts";
 import { loopsBackend } from "../../backends/cpu/mod.ts";
 import { byteTokenizer } from "../../data/mod.ts";
 import { initLlama, type LlamaConfig, makeLlamaConfig } from "../../models/mod.ts";

@@ -247,9 +247,10 @@ export function stopGradient(x: Tensor): Tensor {
   return x.view(x.shape, x.strides, x.offset);
 }
 
-/** 1 / (1 + e^-x) */
+/** 1 / (1 + e^-x). The gradient is taken from the output, because e^-x overflows where it vanishes. */
 export function sigmoid(x: Tensor): Tensor {
-  return composed("sigmoid", () => recip(add(exp(neg(x)), 1)));
+  const out = composed("sigmoid", () => recip(add(exp(neg(stopGradient(x))), 1)));
+  return record("sigmoid", out, [x], [out], (g, [s]) => [() => mul(g, mul(s, sub(1, s)))]);
 }
 
 /** max(x, 0); the gradient at 0 is 0. */

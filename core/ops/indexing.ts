@@ -38,14 +38,18 @@ export function embedding(table: Tensor, indices: Tensor): Tensor {
  * Elements of the last axis by index: out[.., j] = x[.., indices[.., j]].
  *
  * @param x [.., D]
- * @param indices i32 [.., J], leading axes as x
+ * @param indices i32 or u32 [.., J], leading axes as x
+ * @throws as `embedding`
  */
 export function gather(x: Tensor, indices: Tensor): Tensor {
   return composed("gather", () => {
     const dim = x.shape[x.shape.length - 1];
     const rows = sizeOf(x.shape.slice(0, -1));
     const starts = reshape(iota(x.backend, rows, indices.dtype, 0, dim), [...x.shape.slice(0, -1), 1]);
-    const flat = embedding(reshape(x, [x.size, 1]), add(indices, starts));
+    // an index outside its row must not reach into the next one
+    const above = less(indices, dim);
+    const inside = indices.dtype === "u32" ? above : mul(above, less(-1, indices));
+    const flat = embedding(reshape(x, [x.size, 1]), where(inside, add(indices, starts), x.size));
     return reshape(flat, indices.shape);
   });
 }

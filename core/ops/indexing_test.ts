@@ -6,8 +6,9 @@ import { foldIn, keyOf } from "../random.ts";
 import { scope } from "../scope.ts";
 import { fromArray } from "../tensor.ts";
 import { fill, iota } from "./create.ts";
-import { dropout, embedding } from "./indexing.ts";
+import { dropout, embedding, gather } from "./indexing.ts";
 import { reshape, transpose } from "./layout.ts";
+import { crossEntropy } from "./loss.ts";
 import { sum } from "./reduce.ts";
 
 const key = keyOf(4);
@@ -57,4 +58,17 @@ Deno.test("embedding() refuses an index outside the table, and operands that are
     name: "TypeError",
     message: "Cannot look up in embedding(): got table f32[3, 2] and indices f32[2]",
   });
+});
+
+Deno.test("gather() and crossEntropy() refuse an index outside its row, as the next row must not stand in", () => {
+  using backend = loopsBackend();
+  using _ = scope("test");
+  const x = reshape(iota(backend, 6, "f32"), [2, 3]);
+  for (const index of [3, -1, -101]) {
+    for (const picks of [[index, 0], [0, index]]) {
+      assert.throws(() => gather(x, fromArray(backend, picks, [2, 1], "i32")), RangeError);
+      assert.throws(() => crossEntropy(x, fromArray(backend, picks, [2], "i32")), RangeError);
+    }
+  }
+  assert.throws(() => gather(x, fromArray(backend, [0, 3], [2, 1], "u32")), RangeError);
 });

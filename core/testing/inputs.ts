@@ -60,11 +60,11 @@ export function given(kind: InputSpec["kind"], shape: Shape, numbers: ArrayLike<
   return { shape, kind, values: () => Float64Array.from(numbers) };
 }
 
-/** How an input lies in memory: row-major, axes reversed, every other element behind an offset, or rows repeated. */
-export type Layout = "contiguous" | "permuted" | "sliced" | "repeated";
+/** How an input lies in memory: row-major, so behind an offset, axes reversed, every other element, or rows repeated. */
+export type Layout = "contiguous" | "offset" | "permuted" | "sliced" | "repeated";
 
 /** All layouts. */
-export const LAYOUTS: readonly Layout[] = ["contiguous", "permuted", "sliced", "repeated"];
+export const LAYOUTS: readonly Layout[] = ["contiguous", "offset", "permuted", "sliced", "repeated"];
 
 /** An input on the host: what is stored, and the view of it that the op gets. */
 export interface HostInput {
@@ -79,6 +79,14 @@ export function layOut(spec: InputSpec, name: string, layout: Layout): HostInput
   const { shape, kind } = spec;
   const values = spec.values(name);
   const rank = shape.length;
+  const padding = kind === "u32" ? 1 : 0.5;
+  if (layout === "offset" && rank > 0) {
+    const row = sizeOf(shape.slice(1));
+    const stored = new Float64Array(values.length + 2 * row).fill(padding);
+    stored.set(values, row);
+    const range = { start: 1, end: 1 + shape[0] };
+    return { stored, shape: [shape[0] + 2, ...shape.slice(1)], kind, view: (x) => slice(x, [range]) };
+  }
   if (layout === "permuted" && rank > 1) {
     const order = shape.map((_, axis) => rank - 1 - axis);
     const reversed = shape.toReversed();
@@ -88,7 +96,7 @@ export function layOut(spec: InputSpec, name: string, layout: Layout): HostInput
   if (layout === "sliced" && rank > 0) {
     const extent = shape[rank - 1];
     const wide = [...shape.slice(0, -1), 2 * extent + 1];
-    const stored = new Float64Array(sizeOf(wide)).fill(kind === "u32" ? 1 : 0.5);
+    const stored = new Float64Array(sizeOf(wide)).fill(padding);
     values.forEach((value, i) => stored[Math.floor(i / extent) * (2 * extent + 1) + 1 + 2 * (i % extent)] = value);
     const range = { start: 1, step: 2 };
     return { stored, shape: wide, kind, view: (x) => slice(x, [...new Array(rank - 1).fill(undefined), range]) };

@@ -12,7 +12,7 @@
  * The spec is the composed form in core/ops/attention.ts.
  */
 import { SCRATCH, SCRATCH_BYTES } from "./gemm";
-import { accumulate, expSmall, lanesBelow, loadPart, log, storePart, total } from "./math";
+import { accumulate, expSmall, lanesBelow, loadPart, log, peakRow, storePart, total } from "./math";
 import { multiply, multiplyTransposed, packRows, packTransposed } from "./panels";
 
 /** Queries of a tile. */
@@ -47,23 +47,6 @@ function applyMask(scores: usize, mask: usize, count: i32): void {
     const hidden = i32x4.eq(loadPart(mask, count - i), zero);
     storePart(scores, v128.bitselect(lowest, loadPart(scores, count - i), hidden), count - i);
   }
-}
-
-/** The largest of `count` scores that is not NaN. */
-function maxScore(scores: usize, count: i32): f32 {
-  const lowest = f32x4.splat(-Infinity);
-  let best = lowest, other = lowest;
-  let i = 0;
-  for (; i <= count - 8; i += 8, scores += 32) {
-    best = f32x4.pmax(best, v128.load(scores));
-    other = f32x4.pmax(other, v128.load(scores, 16));
-  }
-  for (; i < count; i += 4, scores += 16) {
-    best = f32x4.pmax(best, v128.bitselect(v128.load(scores), lowest, lanesBelow(count - i)));
-  }
-  best = f32x4.pmax(best, other);
-  best = f32x4.pmax(best, v128.shuffle<u32>(best, best, 2, 3, 0, 1));
-  return f32x4.extract_lane(f32x4.pmax(best, v128.shuffle<u32>(best, best, 1, 0, 3, 2)), 0);
 }
 
 /** scores = e^(scores - shift) for i < count, 0 up to `width` (a multiple of 4); returns the sum. */
@@ -160,7 +143,7 @@ export function attention(
         for (let r = 0; r < rows; r++) {
           const row = scores + usize(r * BLOCK << 2), seen = visible(causal ? t + r + S - T + 1 : S, s, count);
           if (mask) applyMask(row, mask + (usize(batch * S + s) << 2), seen);
-          const place = usize(r) << 2, before = load<f32>(best + place), now = max(before, maxScore(row, seen));
+          const place = usize(r) << 2, before = load<f32>(best + place), now = max(before, peakRow(row, seen));
           const shift: f32 = now == -Infinity ? 0 : now;
           const sum = expScores(row, shift, seen, wide);
           const fade = expScalar(before - shift);

@@ -7,7 +7,7 @@
  * Tasks: groups of rows of about 8192 elements, at least one row. Sums: four neighbours in f32, then f64, in order. Weights
  * below e^-86.6 are 0. A row without a finite largest value becomes NaN, as in the composed forms in core/ops.
  */
-import { accumulate, expSmall, lanesBelow, loadPart, log, maxRow, storePart, total } from "./math";
+import { accumulate, expSmall, lanesBelow, loadPart, log, peakRow, storePart, total } from "./math";
 
 @inline
 function rowsPerTask(columns: i32): i32 {
@@ -58,7 +58,7 @@ export function softmax(begin: i32, end: i32, x: usize, out: usize, rows: i32, c
   const perTask = rowsPerTask(columns);
   for (let row = begin * perTask, stop = min(rows, end * perTask); row < stop; row++) {
     const at = usize(row * columns) << 2;
-    const sum = expRow(x + at, f32x4.splat(maxRow(x + at, columns)), out + at, columns, true);
+    const sum = expRow(x + at, f32x4.splat(peakRow(x + at, columns)), out + at, columns, true);
     scaleRow(out + at, f32x4.splat(f32(1 / sum)), columns);
   }
 }
@@ -105,7 +105,7 @@ export function crossEntropyRows(
   const perTask = rowsPerTask(columns);
   for (let row = begin * perTask, stop = min(rows, end * perTask); row < stop; row++) {
     const at = x + (usize(row * columns) << 2), to = usize(row) << 2;
-    const shift = maxRow(at, columns);
+    const shift = peakRow(at, columns);
     const sum = expRow(at, f32x4.splat(shift), 0, columns, false);
     store<f32>(shifts + to, shift);
     store<f32>(logSums + to, f32x4.extract_lane(log(f32x4.splat(f32(sum))), 0));
