@@ -22,7 +22,7 @@ export function isBuiltIn(model: string): boolean {
 
 /**
  * The configuration that a run asks for. A built-in model takes the tokenizer's vocabulary unless `vocab` says
- * otherwise, and room for `seq` positions.
+ * otherwise, and `seq` positions; a folder's model gets at least that many.
  *
  * @throws RangeError when the vocabulary is smaller than the tokenizer's
  */
@@ -33,22 +33,18 @@ export async function resolveModel(
   if (isBuiltIn(run.model)) {
     const vocab_size = run.vocab ?? tokenizer.vocabSize;
     checkVocabulary(vocab_size, tokenizer, run.model);
-    const base = llamaConfig(run.model);
     const config = llamaConfig(run.model, {
       vocab_size,
       eos_token_id: tokenizer.eosId,
-      max_position_embeddings: Math.max(base.max_position_embeddings, run.seq),
+      max_position_embeddings: run.seq,
     });
     return { config, name: run.model };
   }
   const config = await loadConfig(new FileFolder(run.model));
   checkVocabulary(config.vocab_size, tokenizer, run.model);
-  if (run.seq > config.max_position_embeddings) {
-    throw new RangeError(
-      `Cannot use --seq ${run.seq} with ${run.model}: it has room for ${config.max_position_embeddings} positions`,
-    );
-  }
-  return { config, folder: run.model, name: baseName(run.model) || "model" };
+  // rotary positions have no weights: training on longer sequences is what extends them
+  const max_position_embeddings = Math.max(config.max_position_embeddings, run.seq);
+  return { config: { ...config, max_position_embeddings }, folder: run.model, name: baseName(run.model) || "model" };
 }
 
 function checkVocabulary(vocab: number, tokenizer: Tokenizer, model: string): void {

@@ -25,7 +25,12 @@ export interface SamplingOptions {
   readonly stop?: readonly number[];
 }
 
-/** Yields token ids that continue `prompt`. @throws RangeError for an empty prompt or one beyond the context. */
+/**
+ * Yields token ids that continue `prompt`. Where the text outgrows the model's positions, it goes on from the last half
+ * of them, so that it may be of any length.
+ *
+ * @throws RangeError for an empty prompt
+ */
 export async function* generateTokens(
   backend: Backend,
   params: ParamsView,
@@ -35,24 +40,22 @@ export async function* generateTokens(
 ): AsyncGenerator<number> {
   if (prompt.length === 0) throw new RangeError("Cannot generate from an empty prompt");
   const room = config.max_position_embeddings;
-  if (prompt.length >= room) {
-    throw new RangeError(`Cannot generate: the prompt has ${prompt.length} tokens, the model's context ${room}`);
-  }
-  const capacity = Math.min(room, prompt.length + options.tokens);
-  using cache = new KeyValueCache(backend, config.num_hidden_layers, capacity, {
-    batch: 1,
-    groups: config.num_key_value_heads,
-    headSize: config.head_dim,
-  });
-  let next = Int32Array.from(prompt);
-  for (let i = 0; i < options.tokens && cache.length + next.length <= capacity; i++) {
-    const logits = lastLogits(backend, params, config, next, cache);
-    const values = await logits.read() as Float32Array;
-    logits.dispose();
-    const token = choose(values, options, i);
-    if (options.stop?.includes(token)) return;
-    yield token;
-    next = Int32Array.of(token);
+  const text = Array.from(prompt);
+  const shape = { batch: 1, groups: config.num_key_value_heads, headSize: config.head_dim };
+  for (let made = 0; made < options.tokens;) {
+    let next = Int32Array.from(text.slice(text.length < room ? 0 : -Math.max(1, room >> 1)));
+    const capacity = Math.min(room, next.length + options.tokens - made);
+    using cache = new KeyValueCache(backend, config.num_hidden_layers, capacity, shape);
+    for (; made < options.tokens && cache.length + next.length <= capacity; made++) {
+      const logits = lastLogits(backend, params, config, next, cache);
+      const values = await logits.read() as Float32Array;
+      logits.dispose();
+      const token = choose(values, options, made);
+      if (options.stop?.includes(token)) return;
+      yield token;
+      text.push(token);
+      next = Int32Array.of(token);
+    }
   }
 }
 

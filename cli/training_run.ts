@@ -162,9 +162,8 @@ class Session implements Disposable {
   async #sample(): Promise<void> {
     const { backend, params, model, tokenizer, run } = this.setup;
     const prompt = await this.#prompt();
-    const room = model.config.max_position_embeddings - prompt.length;
     const ids = [...prompt];
-    const options = { tokens: Math.min(400, room), temperature: 0.7, topK: 0, seed: run.seed };
+    const options = { tokens: 400, temperature: 0.6, topK: 0, seed: run.seed };
     for await (const token of generateTokens(backend, params, model.config, prompt, options)) ids.push(token);
     const text = tokenizer.decode(ids);
     this.#samples.push(text);

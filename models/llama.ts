@@ -10,6 +10,7 @@ import {
   add,
   attention,
   type Backend,
+  checkpoint,
   crossEntropy,
   embedding,
   foldIn,
@@ -64,23 +65,41 @@ export function ropeFrequencies(config: LlamaConfig): number[] {
   });
 }
 
+/** How the layers run. */
+export interface LlamaOptions {
+  /** Keeps only each layer's input for backward, which runs the layer again: less memory for a third more time. */
+  readonly recompute?: boolean;
+}
+
 /**
  * Logits of the next token at every position.
  *
  * @param tokens i32 or u32 [B, T]
- * @param cache keys and values of earlier positions, which it extends
+ * @param cache keys and values of earlier positions, which it extends; for generation, off the tape
  * @returns [B, T, V]
  * @throws RangeError beyond `max_position_embeddings`
  */
-export function llama(params: ParamsView, config: LlamaConfig, tokens: Tensor, cache?: KeyValueCache): Tensor {
+export function llama(
+  params: ParamsView,
+  config: LlamaConfig,
+  tokens: Tensor,
+  cache?: KeyValueCache,
+  options: LlamaOptions = {},
+): Tensor {
   using forward = scope("llama");
-  const hidden = llamaHidden(params, config, tokens, cache);
+  const hidden = llamaHidden(params, config, tokens, cache, options);
   const head = params.get(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
   return forward.keep(linear(hidden, head));
 }
 
 /** The last hidden state after the final norm, [B, T, D]. */
-export function llamaHidden(params: ParamsView, config: LlamaConfig, tokens: Tensor, cache?: KeyValueCache): Tensor {
+export function llamaHidden(
+  params: ParamsView,
+  config: LlamaConfig,
+  tokens: Tensor,
+  cache?: KeyValueCache,
+  { recompute = false }: LlamaOptions = {},
+): Tensor {
   const [, T] = tokens.shape;
   const start = cache?.length ?? 0;
   if (start + T > config.max_position_embeddings) {
@@ -95,7 +114,10 @@ export function llamaHidden(params: ParamsView, config: LlamaConfig, tokens: Ten
   let x = embedding(table, tokens); // [B, T, D]
   for (let i = 0; i < config.num_hidden_layers; i++) {
     using block = scope(`layer ${i}`);
-    const next = block.keep(layer(model.at(`layers.${i}`), config, x, angles, cache, i));
+    const run = (input: Tensor, cos: Tensor, sin: Tensor) =>
+      layer(model.at(`layers.${i}`), config, input, { cos, sin }, cache, i);
+    const inputs = [x, angles.cos, angles.sin] as const;
+    const next = block.keep(recompute && !cache ? checkpoint(run, ...inputs) : run(...inputs));
     x.dispose();
     x = next;
   }
@@ -143,9 +165,15 @@ function feedForward(params: ParamsView, x: Tensor): Tensor {
  * @param tokens i32 or u32 [B, T]
  * @param targets i32 [B, T]: the token after each position, -100 where none counts
  */
-export function llamaLoss(params: ParamsView, config: LlamaConfig, tokens: Tensor, targets: Tensor): Tensor {
+export function llamaLoss(
+  params: ParamsView,
+  config: LlamaConfig,
+  tokens: Tensor,
+  targets: Tensor,
+  options: LlamaOptions = {},
+): Tensor {
   using forward = scope("llama loss");
-  const logits = llama(params, config, tokens);
+  const logits = llama(params, config, tokens, undefined, options);
   const flat = reshape(logits, [-1, config.vocab_size]);
   return forward.keep(crossEntropy(flat, reshape(targets, [-1])));
 }

@@ -96,7 +96,7 @@ export function makeLlamaConfig(
  * @throws RangeError for another name
  */
 export function llamaConfig(name: string, overrides: Partial<LlamaConfig> = {}): LlamaConfig {
-  const sizes = SIZES[name];
+  const sizes = Object.hasOwn(SIZES, name) ? SIZES[name] : undefined;
   if (!sizes) throw new RangeError(`Cannot find model "${name}": expected one of ${LLAMA_NAMES.join(", ")}`);
   const [hidden_size, intermediate_size, num_attention_heads, num_hidden_layers] = sizes;
   return makeLlamaConfig(
@@ -135,14 +135,15 @@ export function parseLlamaConfig(json: Record<string, unknown>): LlamaConfig {
     intermediate_size: wholeNumber(json, "intermediate_size"),
     num_hidden_layers: wholeNumber(json, "num_hidden_layers"),
     num_attention_heads: wholeNumber(json, "num_attention_heads"),
-  });
+  }, json.head_dim == null ? {} : { head_dim: wholeNumber(json, "head_dim") });
   const out: Record<string, unknown> = { ...config, max_position_embeddings: 2048 };
   for (const [key, value] of Object.entries(json)) {
     if (IGNORED.has(key) || key === "rope_scaling" || key === "rope_parameters") continue;
     if (key in FIXED) {
       if (value === FIXED[key] || value === null) continue;
     } else if (key in config) {
-      if (value !== null || key.endsWith("_token_id")) out[key] = value;
+      if (key.endsWith("_token_id")) out[key] = value;
+      else if (value !== null) out[key] = alike(json, key, config[key as keyof LlamaConfig]);
       continue;
     } else if (value === null || value === false) continue;
     throw new SyntaxError(`Cannot load config.json: ${key} = ${JSON.stringify(value)} is not implemented`);
@@ -152,6 +153,17 @@ export function parseLlamaConfig(json: Record<string, unknown>): LlamaConfig {
   const parsed = out as unknown as LlamaConfig;
   checkConfig(parsed);
   return parsed;
+}
+
+const WHOLE = new Set(["num_key_value_heads", "head_dim", "max_position_embeddings"]);
+
+/** The value of a key, which must be of its default's type. */
+function alike(json: Record<string, unknown>, key: string, example: unknown): unknown {
+  const value = json[key];
+  if (WHOLE.has(key)) return wholeNumber(json, key);
+  if (typeof value === typeof example) return value;
+  const what = typeof example === "boolean" ? "true or false" : "a number";
+  throw new SyntaxError(`Cannot load config.json: ${key} must be ${what}, got ${JSON.stringify(value)}`);
 }
 
 function wholeNumber(json: Record<string, unknown>, key: string): number {

@@ -8,7 +8,7 @@
  */
 import { add, div, empty, mul, sqrt, square, type Tensor, zeros } from "../core/mod.ts";
 import type { AdamUpdate, ParameterUpdate } from "../core/mod.ts";
-import { type GradientContext, type GradientRule, type Rule, type RuleContext, type State } from "./rule.ts";
+import type { GradientContext, GradientRule, Rule, RuleContext, State } from "./rule.ts";
 import type { Schedule } from "./schedule.ts";
 import { finish, type FinishOptions, scaled } from "./sgd.ts";
 

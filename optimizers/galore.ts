@@ -12,7 +12,9 @@
  * projected-back change alone.
  */
 import { describe, foldIn, type Key, keyOf, matmul, mul, type Tensor } from "../core/mod.ts";
-import { type BasisStrategy, detached, type Side, subspaceBasis } from "./basis.ts";
+import type { BasisStrategy, Side } from "./basis.ts";
+import { detached } from "./orthonormal.ts";
+import { subspaceBasis } from "./subspace_basis.ts";
 import type { GradientContext, GradientRule, LeafSpec, State } from "./rule.ts";
 
 /** Which side a basis compresses. The released code's names. */

@@ -4,7 +4,7 @@
  * @module
  */
 export * from "./adam.ts";
-export * from "./basis.ts";
+export { type BasisRequest, type BasisStrategy, exactBasis, gramBasis, type Side } from "./basis.ts";
 export * from "./galore.ts";
 export * from "./optimizer.ts";
 export * from "./presets.ts";
@@ -12,3 +12,4 @@ export * from "./rule.ts";
 export * from "./schedule.ts";
 export * from "./sgd.ts";
 export * from "./state.ts";
+export * from "./subspace_basis.ts";

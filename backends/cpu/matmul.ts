@@ -209,7 +209,7 @@ function partOfB(n: number, k: number): { columns: number; depth: number } {
 
 /** Tiles of C: at most 48 x 256, less where that leaves few of them. */
 function tiles(m: number, n: number, k: number): [rows: number, columns: number] {
-  const rows = Math.ceil(Math.ceil(m / MR) / 4);
+  const rows = Math.ceil(Math.ceil(m / MR) / 8);
   const least = Math.max(1, Math.min(16, Math.floor(m * n * k / (1 << 18))));
   const columns = Math.max(Math.ceil(n / 256), Math.min(Math.ceil(n / 64), Math.ceil(least / rows)));
   return [rows, columns];
@@ -223,9 +223,10 @@ function multiplyNative(runner: Runner, problem: Problem): void {
   runner.run("blasTiles", count * rows * columns, [...sizes, ...operands, rows, columns]);
 }
 
-/** Near-square tiles of C of about 2^25 multiplications each. */
+/** Near-square tiles of C: eight, or as many as have 2^22 multiplications each; more where they would have over 2^25. */
 function nativeTiles(m: number, n: number, k: number): [rows: number, columns: number] {
-  const wanted = Math.max(1, Math.min(256, m * n * k / (1 << 25)));
+  const size = m * n * k;
+  const wanted = Math.max(1, Math.min(8, size / (1 << 22)), size / (1 << 25));
   const side = Math.sqrt(m * n / wanted);
   return [Math.max(1, Math.round(m / side)), Math.max(1, Math.round(n / side))];
 }

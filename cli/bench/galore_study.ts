@@ -188,14 +188,17 @@ if (!earlier) {
     name,
     points: results.filter((result) => result.method === name && result.seed === 1)
       .sort((a, b) => a.rate - b.rate)
-      .map(({ rate, loss }) => [Math.log2(rate), loss] as [number, number]),
+      .map(({ rate, loss }) => [rate, loss] as [number, number]),
   }));
   const svg = plotSvg({
     series,
-    xLabel: "log2 of the peak learning rate",
+    xLabel: "peak learning rate",
     yLabel: "held-out loss, nats a byte",
-    width: 760,
-    height: 420,
+    xScale: "log",
+    xTicks: [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.08],
+    standalone: true,
+    width: 860,
+    height: 440,
   });
   Deno.writeTextFileSync(`${flags.out}/study.svg`, svg);
 }

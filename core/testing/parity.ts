@@ -86,7 +86,8 @@ export const PARITY_CASES: { readonly [Name in FusedName]: readonly OpCase[] } =
     ...rows((x, t) => crossEntropy(x, t), (n) => [float([n, 5]), given("i32", [n], new Float64Array(n).fill(-100))]),
   ],
   rmsNorm: [
-    ...rows((x, w) => rmsNorm(x, w, 1e-5), (n) => [float([3, n]), around1(n)]),
+    // the gradient of a single element is a difference of equals, which rounding near 1 / x drowns where x is small
+    ...rows((x, w) => rmsNorm(x, w, 1e-5), (n) => [float([3, n], n === 1 ? 1 : -2, 2), around1(n)]),
     ...rows((x, w) => rmsNorm(x, w, 1e-6), (n) => [float([n, 32], -1e-3, 1e-3), around1(32)]),
     ...rows((x, w) => rmsNorm(x, w, 1e-5), (n) => [float([n], 50, 100), around1(n)]),
   ],
