@@ -8,6 +8,7 @@ import { evaluate, type TokenRows } from "./evaluation.ts";
 import { FileFolder } from "./files.ts";
 import { dataFlags, deviceFlags } from "./flags.ts";
 import { formatNumber, type Output } from "./log.ts";
+import { checkVocabulary } from "./model_source.ts";
 import { DEFAULTS } from "./options.ts";
 import { findModel } from "./resume.ts";
 
@@ -37,6 +38,7 @@ export async function evaluateVerb(argv: readonly string[], output: Output): Pro
   using backend = await openDevice({ ...options, device: options.device ?? "auto", blas: options.blas ?? "auto" });
   const { params, config } = await loadModel(backend, new FileFolder(folder));
   using _ = params;
+  checkVocabulary(config.vocab_size, data.tokenizer, options.model);
   const rows = splitBatches(data.path, data.store.split(options.split).rows, options);
   const { loss, tokens } = await evaluate(backend, params, config, rows);
   const perplexity = Math.exp(loss);

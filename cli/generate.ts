@@ -6,6 +6,7 @@ import { openDevice } from "./device.ts";
 import { FileFolder } from "./files.ts";
 import { deviceFlags } from "./flags.ts";
 import type { Output } from "./log.ts";
+import { checkVocabulary } from "./model_source.ts";
 import { findModel } from "./resume.ts";
 import { generateTokens } from "./sampling.ts";
 
@@ -39,6 +40,7 @@ export async function generate(argv: readonly string[], output: Output): Promise
   using backend = await openDevice({ ...options, device: options.device ?? "auto", blas: options.blas ?? "auto" });
   const { params, config } = await loadModel(backend, new FileFolder(folder));
   using _ = params;
+  checkVocabulary(config.vocab_size, tokenizer, options.model);
   const prompt = tokenizer.encode(options.prompt);
   const stop = [config.eos_token_id ?? []].flat();
   const ids: number[] = [...prompt];

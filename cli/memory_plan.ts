@@ -3,7 +3,7 @@
  * out and computes nothing. What it says is therefore what training allocates, not a formula beside it.
  */
 import { backward, bytesFor, empty, formatBytes, own, Params, scope, sizeOf, Tensor, zeros } from "../core/mod.ts";
-import { dryBackend, dryFused } from "../backends/dry/mod.ts";
+import { dryBackend, dryFused, dryUpdates } from "../backends/dry/mod.ts";
 import { LLAMA_PROJECTED, type LlamaConfig, llamaLoss, llamaWeights } from "../models/mod.ts";
 import { type BasisStrategy, Optimizer, type State, walkState } from "../optimizers/mod.ts";
 import { chooseOptimizer } from "./optimizer_choice.ts";
@@ -44,10 +44,11 @@ const emptyBasis: BasisStrategy = {
     Promise.resolve(own(empty(gradient.backend, [rank, gradient.shape[side === "left" ? 0 : 1]]))),
 };
 
-/** Runs two steps of a configuration on the dry backend, the first with every basis due. */
+/** Runs three steps of a configuration on the dry backend, the first and the third with every basis due. */
 export async function planMemory(config: LlamaConfig, request: PlanRequest): Promise<MemoryPlan> {
   using backend = dryBackend({
     fused: dryFused(["softmax", "crossEntropy", "rmsNorm", "layerNorm", "gelu", "silu", "swiglu", "rope", "attention"]),
+    updates: dryUpdates(),
   });
   using params = new Params(backend);
   const shapes = new Map<string, readonly number[]>();
@@ -57,7 +58,7 @@ export async function planMemory(config: LlamaConfig, request: PlanRequest): Pro
     params.set(name, own(empty(backend, shape, "f32", name)));
     if (LLAMA_PROJECTED.test(name)) projectedParameters += sizeOf(shape);
   }
-  const choice = chooseOptimizer(request, {
+  const choice = chooseOptimizer({ ...request, updateProjGap: 2 }, {
     ...request,
     shapes,
     projected: LLAMA_PROJECTED,
@@ -67,6 +68,7 @@ export async function planMemory(config: LlamaConfig, request: PlanRequest): Pro
   using optimizer = new Optimizer(params, choice.routing, { clip: request.clip || undefined });
   const first = await dryStep(config, request, params, optimizer);
   const second = await dryStep(config, request, params, optimizer);
+  const third = await dryStep(config, request, params, optimizer); // new bases beside the old ones
   const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
   const standing = params.bytes + optimizerBytes + projectorBytes;
   return {
@@ -78,7 +80,7 @@ export async function planMemory(config: LlamaConfig, request: PlanRequest): Pro
     optimizerBytes,
     projectorBytes,
     activationBytes: Math.max(0, second.peak - standing),
-    peakBytes: Math.max(first.peak, second.peak),
+    peakBytes: Math.max(first.peak, second.peak, third.peak),
   };
 }
 

@@ -47,10 +47,11 @@ export async function resolveModel(
   return { config: { ...config, max_position_embeddings }, folder: run.model, name: baseName(run.model) || "model" };
 }
 
-function checkVocabulary(vocab: number, tokenizer: Tokenizer, model: string): void {
+/** @throws RangeError when a tokenizer has ids that a model has not. */
+export function checkVocabulary(vocab: number, tokenizer: Tokenizer, model: string): void {
   if (vocab < tokenizer.vocabSize) {
     throw new RangeError(
-      `Cannot train ${model} on tokenizer "${tokenizer.name}": the model has ${vocab} token ids, the tokenizer ${tokenizer.vocabSize}`,
+      `Cannot use ${model} with tokenizer "${tokenizer.name}": the model has ${vocab} token ids, the tokenizer ${tokenizer.vocabSize}`,
     );
   }
 }

@@ -59,7 +59,10 @@ export function chooseOptimizer(options: OptimizerOptions, context: ChoiceContex
     eps: options.eps,
   };
   const base = baseRouting(options, common, context, rank);
-  const frozen = options.freeze.map((pattern) => [new RegExp(pattern), null] as const);
+  const frozen = options.freeze.map((pattern) => [freezePattern(pattern), null] as const);
+  if ([...context.shapes.keys()].every((name) => frozen.some(([pattern]) => pattern.test(name)))) {
+    throw new RangeError("Cannot train: --freeze leaves no parameter to move");
+  }
   const routes = [...frozen, ...base.routes].map(([pattern, rule]) =>
     [pattern, rule && context.gradAccum > 1 ? accumulate(context.gradAccum, rule) : rule] as const
   );
@@ -69,6 +72,14 @@ export function chooseOptimizer(options: OptimizerOptions, context: ChoiceContex
     rank,
     notes: rank === undefined ? [] : rankNotes(rank, options, context),
   };
+}
+
+function freezePattern(pattern: string): RegExp {
+  try {
+    return new RegExp(pattern);
+  } catch (cause) {
+    throw new SyntaxError(`Cannot use --freeze ${pattern}: ${(cause as Error).message}`, { cause });
+  }
 }
 
 /** A preset's own pattern may be left without parameters by `--freeze`; a user's pattern may not. */

@@ -27,9 +27,10 @@ export const planVerb = defineVerb({
 export async function plan(argv: readonly string[], output: Output): Promise<void> {
   const parsed = parseVerb(planVerb, argv);
   const run = await resolveRun({ ...givenOptions(parsed), data: [] });
-  const config = isBuiltIn(run.model)
-    ? llamaConfig(run.model, { vocab_size: run.vocab ?? 32000, max_position_embeddings: Math.max(1024, run.seq) })
+  const base = isBuiltIn(run.model)
+    ? llamaConfig(run.model, { vocab_size: run.vocab ?? 32000 })
     : await loadConfig(new FileFolder(run.model));
+  const config = { ...base, max_position_embeddings: Math.max(base.max_position_embeddings, run.seq) };
   const memory = await planMemory(config, run);
   if (parsed.options.json) return output.out(JSON.stringify({ model: run.model, ...memory }));
   const share = memory.projectedParameters / memory.parameters;

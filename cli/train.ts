@@ -70,6 +70,9 @@ async function prepareTraining(run: Run, output: Output): Promise<TrainingSetup>
   if (run.dtype !== "f32") throw new RangeError(`Cannot train in ${run.dtype} on the CPU: use --dtype f32`);
   const request = { ...run, data: await chooseText(run), modelFolder: run.model };
   const tokenizer = await chooseTokenizer(request);
+  if (run.prompt !== undefined && tokenizer.encode(run.prompt).length === 0) {
+    throw new RangeError("Cannot sample from an empty --prompt");
+  }
   const model = await resolveModel(run, tokenizer);
   const backend = await openDevice(run);
   try {
@@ -106,11 +109,9 @@ async function checkMemory(run: Run, { config }: ModelSource, backend: CpuBacken
   const plan = await planMemory(config, run);
   const { limit } = backend.memory();
   if (plan.peakBytes > limit) {
-    const parts =
-      `weights ${formatBytes(plan.weightBytes)}, optimizer ${
-        formatBytes(plan.optimizerBytes + plan.projectorBytes)
-      }, ` +
-      `activations ${formatBytes(plan.activationBytes)}`;
+    const state = plan.optimizerBytes + plan.projectorBytes;
+    const parts = `weights ${formatBytes(plan.weightBytes)}, optimizer ${formatBytes(state)}, ` +
+      `gradients and activations ${formatBytes(plan.peakBytes - plan.weightBytes - state)}`;
     throw new OutOfMemoryError(plan.peakBytes, 0, limit, `training ${run.model} (${parts})`);
   }
 }

@@ -189,12 +189,28 @@ Deno.test("train() gives the same bits for any number of threads", async () => {
 
 Deno.test("plan() foretells the peak that the allocator measures", async () => {
   await using workspace = await Workspace.open();
-  for (const optimizer of ["galore_adamw", "adamw"]) {
-    const flags = ["--model", "tiny", "--batch", "4", "--seq", "16", "--rank", "4", "--optimizer", optimizer];
+  const variants = [
+    ["--optimizer", "galore_adamw"],
+    ["--optimizer", "galore_adamw", "--proj-type", "full", "--grad-accum", "2"],
+    ["--optimizer", "galore_sgd", "--seq", "64"],
+    ["--optimizer", "adamw", "--freeze", "mlp"],
+  ];
+  for (const [index, variant] of variants.entries()) {
+    const flags = ["--model", "llama-9m", "--vocab", "257", "--batch", "4", "--seq", "16", "--rank", "8", ...variant];
     const planned = JSON.parse((await workspace.run("plan", ...flags, "--json")).out);
-    assert.equal((await workspace.train("--out", optimizer, ...flags)).code, 0);
-    const measured = Math.max(...(await stepRows(optimizer)).map(({ memoryBytes }) => memoryBytes!));
+    const { code, err } = await workspace.train(
+      "--out",
+      `${index}`,
+      ...flags,
+      "--update-proj-gap",
+      "2",
+      "--steps",
+      "3",
+    );
+    assert.equal(code, 0, err);
+    const measured = Math.max(...(await stepRows(`${index}`)).map(({ memoryBytes }) => memoryBytes!));
     const ratio = planned.peakBytes / measured;
-    assert.ok(Math.abs(ratio - 1) < 0.05, `${optimizer}: planned ${planned.peakBytes}, measured ${measured}, ${ratio}`);
+    // differs by the scalars of a step, and by what a subspace iteration holds for one matrix
+    assert.ok(ratio > 0.99 && ratio < 1.01, `${variant}: planned ${planned.peakBytes}, measured ${measured}, ${ratio}`);
   }
 });

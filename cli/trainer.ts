@@ -59,7 +59,10 @@ export async function trainLoop(parts: TrainerParts, options: TrainerOptions): P
     parts.backend.resetPeak();
     const started = performance.now();
     const { loss, count } = await forwardBackward(parts, step);
-    if (parts.optimizer.refreshDue) await parts.optimizer.refresh();
+    if (parts.optimizer.refreshDue) {
+      await checkedNorm(parts.optimizer, step); // a basis of what is not finite would be garbage, or never found
+      await parts.optimizer.refresh();
+    }
     const gradNorm = await checkedNorm(parts.optimizer, step);
     const lr = parts.optimizer.learningRate;
     parts.optimizer.commit();
@@ -84,7 +87,7 @@ async function forwardBackward(parts: TrainerParts, step: number): Promise<{ los
     loss.dispose();
     if (!Number.isFinite(value)) {
       optimizer.discard();
-      throw new NonFiniteError(step, `the loss is ${value}`);
+      throw new NonFiniteError(step, `the loss is ${value}; ${await suspect(parts.params)}`);
     }
     total += value;
     count += rows.batch * rows.seq;
@@ -100,6 +103,18 @@ function stageBatch({ backend, params, config, optimizer }: TrainerParts, rows: 
   const loss = llamaLoss(params, config, fromArray(backend, inputs, shape), fromArray(backend, targets, shape));
   backward(loss, optimizer.stage); // each gradient is projected, or held, and freed as it is finished
   return step.keep(loss);
+}
+
+/** Which weight may be at fault for a loss that is not finite: one that is not finite itself, else the largest. */
+async function suspect(params: Params): Promise<string> {
+  let largest = { name: "", size: -1 };
+  for (const [name, tensor] of params.entries()) {
+    for (const value of await tensor.read()) {
+      if (!Number.isFinite(value)) return `${name} holds ${value}`;
+      if (Math.abs(value) > largest.size) largest = { name, size: Math.abs(value) };
+    }
+  }
+  return `the largest weight is ${largest.size.toPrecision(3)} in ${largest.name}`;
 }
 
 async function checkedNorm(optimizer: Optimizer, step: number): Promise<number> {

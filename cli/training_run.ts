@@ -1,7 +1,7 @@
 /** A training run from its first step to its report: logs, metrics, evaluations, samples, checkpoints, signals. */
 import type { TrainingState } from "./checkpoint.ts";
 import { saveModel, saveTraining } from "./checkpoint.ts";
-import { Batches } from "../data/mod.ts";
+import { Batches, CorruptDataError } from "../data/mod.ts";
 import { DiskFullError, writeFolderDurably } from "./durable.ts";
 import { splitBatches } from "./eval.ts";
 import { evaluate, type TokenRows } from "./evaluation.ts";
@@ -33,7 +33,12 @@ export async function runTraining(setup: TrainingSetup, { folder, resumed }: Run
   await place.writeConfig({ run, model: setup.model.config });
   using metrics = await MetricsWriter.open(place.metrics, { resumeAfterStep: resumed?.step ?? 0 });
   using session = new Session(setup, place, metrics, output, resumed);
-  await session.train();
+  try {
+    await session.train();
+  } catch (error) {
+    if (error instanceof CorruptDataError) await session.rescue();
+    throw error;
+  }
   await session.finish();
 }
 
@@ -45,6 +50,8 @@ class Session implements Disposable {
   #first: TokenRows | undefined;
   #step: number;
   #tokens: number;
+  /** Sequences of whole steps; the reader may be ahead by micro-batches. */
+  #sequences: number;
   #savedAt = -1;
   #validation: number | undefined;
   #samples: string[] = [];
@@ -59,6 +66,7 @@ class Session implements Disposable {
     const { run, data } = setup;
     this.#step = resumed?.step ?? 0;
     this.#tokens = resumed?.tokens ?? 0;
+    this.#sequences = resumed?.sequences ?? 0;
     this.#batches = new Batches(data.path, {
       batch: run.batch,
       seed: run.seed,
@@ -92,6 +100,7 @@ class Session implements Disposable {
       afterStep: async (row) => {
         this.#step = row.step;
         this.#tokens = row.tokens;
+        this.#sequences = this.#batches.index;
         this.metrics.append(row);
         progress.update(row.step, { tokensPerSecond: row.tokensPerSecond, note: `loss ${row.loss.toFixed(3)}` });
         if (row.step % run.logEvery === 0 || row.step === 1) this.#log(row, peak);
@@ -148,7 +157,7 @@ class Session implements Disposable {
       await saveModel(writer, params, model.config, tokenizer.files);
       await saveTraining(writer, optimizer, {
         step: this.#step,
-        sequences: this.#batches.index,
+        sequences: this.#sequences,
         tokens: this.#tokens,
         kernelPath: backend.kernelPath,
         identity: identityOf(this.setup),
@@ -157,6 +166,12 @@ class Session implements Disposable {
     this.#savedAt = this.#step;
     await pruneCheckpoints(this.folder.path, run.keep);
     this.output.err(`saved ${path}`);
+  }
+
+  /** Data that cannot be read costs no step: what is trained is saved, to go on from once the data is mended. */
+  async rescue(): Promise<void> {
+    this.setup.optimizer.discard();
+    if (this.#step > 0) await this.#save();
   }
 
   async #sample(): Promise<void> {

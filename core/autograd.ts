@@ -177,7 +177,7 @@ function propagate(root: Node, seed: Tensor, onLeaf: (leaf: Node, gradient: Tens
 
 /** Runs one node's thunks and adds what they give to `pending`. */
 function runVjp(node: Node, gradient: Tensor, pending: Map<Node, Tensor>): void {
-  using _ = scope(`backward of ${node.op}`);
+  using inner = scope(`backward of ${node.op}`);
   const thunks = node.vjp!(gradient, node.saved());
   node.inputs.forEach((input, index) => {
     if (!input) return;
@@ -185,7 +185,8 @@ function runVjp(node: Node, gradient: Tensor, pending: Map<Node, Tensor>): void 
     if (!part) return;
     const before = pending.get(input);
     const total = before ? add(before, part) : part;
-    pending.set(input, total === gradient ? total.retained() : own(total));
+    // a thunk may hand on the gradient itself, a saved tensor or one of the caller's
+    pending.set(input, total.owner === inner ? own(total) : total.retained());
     before?.dispose();
   });
 }

@@ -1,7 +1,7 @@
 /** The choice between fused and composed: made-up entries that say who ran. */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/loops/mod.ts";
-import { asLeaf, backward, noGrad } from "./autograd.ts";
+import { asLeaf, backward, checkpoint, noGrad } from "./autograd.ts";
 import type { Backend, FusedKernel, FusedKernels, Operand } from "./backend.ts";
 import { withoutFused } from "./define.ts";
 import { add, cast, silu, swiglu } from "./ops/elementwise.ts";
@@ -81,6 +81,17 @@ Deno.test("fused ops without a vjp have the composed gradient, of the inputs tha
     assert.deepEqual(Object.keys(actual), ["gate"]);
     assert.deepEqual(actual, run(loops));
   });
+});
+
+Deno.test("fused ops without a vjp have the composed gradient inside checkpoint() as well", () => {
+  using loops = loopsBackend();
+  const run = (backend: Backend) => {
+    using _ = scope("test");
+    const gate = asLeaf(fromArray(backend, VALUES, [4]), "gate");
+    const up = asLeaf(fromArray(backend, [1, 2, 3, 4], [4]), "up");
+    return gradientsOf(sum(checkpoint((input) => swiglu(input, up), gate)));
+  };
+  assert.deepEqual(run(withFused(loops, { swiglu: always42(loops) })), run(loops));
 });
 
 Deno.test("fused ops hand their vjp what it asked to keep, its residuals, and the wanted gradients", async () => {

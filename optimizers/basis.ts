@@ -64,10 +64,7 @@ export function gramBasis(): BasisStrategy {
     options: {},
     compute: async (gradient, { side, rank }) => {
       checkRank(gradient, rank);
-      const gram = detached("gram", () => {
-        const unit = normalised(gradient);
-        return matmul(unit, unit, side === "left" ? { transposeB: true } : { transposeA: true });
-      });
+      const gram = detached("gram", () => gramMatrix(normalised(gradient), side));
       const d = gram.shape[0];
       const { vectors } = symmetricEigen(checkFinite(await consume(gram)), d);
       return fromRows(gradient, columnsAsRows(vectors, d, d, rank), d);
@@ -79,6 +76,11 @@ export function gramBasis(): BasisStrategy {
 export function normalised(gradient: Tensor): Tensor {
   const values = cast(gradient, gradient.dtype === "f64" ? "f64" : "f32");
   return div(values, maximum(max(abs(values)), 1e-37));
+}
+
+/** G G^T or G^T G: [d, d]. */
+export function gramMatrix(gradient: Tensor, side: Side): Tensor {
+  return matmul(gradient, gradient, side === "left" ? { transposeB: true } : { transposeA: true });
 }
 
 /** The first `count` columns of a [d, n] row-major matrix as rows [count, d], with canonical signs. */

@@ -81,6 +81,7 @@ export function galoreShapes(
 /** Wraps a gradient-only rule so that it works, and keeps its state, in the subspace. For matrices. */
 export function galore(inner: GradientRule, options: GaloreOptions): GradientRule<GaloreState> {
   const { rank, updateProjGap = 200, scale = 1, projType = "std", basis = subspaceBasis(), seed = 0 } = options;
+  if (inner.stage) throw new TypeError(`Cannot project ${inner.name} in galore(): it projects the gradient itself`);
   if (!Number.isInteger(rank) || rank < 1) throw new RangeError(`Cannot project to rank ${rank}: expected at least 1`);
   if (!(updateProjGap >= 1)) {
     throw new RangeError(`Cannot renew a basis every ${updateProjGap} steps: expected at least 1`);

@@ -4,21 +4,9 @@
  * Halko, Martinsson & Tropp 2011, "Finding structure with randomness", algorithms 4.4 and 5.1. Trailing vectors whose
  * singular values lie close together may come out mixed with their neighbours; more `iterations` part them.
  */
-import {
-  add,
-  fromArray,
-  less,
-  matmul,
-  max,
-  min,
-  mul,
-  normal,
-  symmetricEigen,
-  type Tensor,
-  where,
-} from "../core/mod.ts";
-import { type BasisStrategy, checkRank, columnsAsRows, gramBasis, normalised, type Side } from "./basis.ts";
-import { detached, gramOf, orthonormalRows, replaced, upload, whitened } from "./orthonormal.ts";
+import { add, less, matmul, max, min, mul, normal, symmetricEigen, type Tensor, where } from "../core/mod.ts";
+import { type BasisStrategy, checkRank, columnsAsRows, gramBasis, gramMatrix, normalised, type Side } from "./basis.ts";
+import { consume, detached, gramOf, orthonormalRows, replaced, upload, whitened } from "./orthonormal.ts";
 
 /** Options of `subspaceBasis`. */
 export interface SubspaceOptions {
@@ -48,17 +36,24 @@ export function subspaceBasis(options: SubspaceOptions = {}): BasisStrategy {
       const carried = Math.min(...gradient.shape, rank + oversample);
       if (d <= gramBelow || carried >= d) return await gramBasis().compute(gradient, request);
       using unit = detached("basis gradient", () => normalised(gradient));
+      using gram = prefersGram(unit.shape, d, carried) ? detached("gram", () => gramMatrix(unit, side)) : undefined;
       let rows = detached("basis start", () => {
         const start = upload(unit, normal(key, carried * d), [carried, d]);
         return warmStart && previous ? padded(previous, start) : start;
       });
       for (let i = 0; i <= iterations; i++) {
-        const product = replaced(rows, (q) => applyGram(unit, q, side));
+        // the last product goes through the factors: the matrix holds singular values squared, and loses the small ones
+        const product = replaced(rows, (q) => gram && i < iterations ? matmul(q, gram) : applyGram(unit, q, side));
         rows = whitened(product, await gramOf(product));
       }
       return await rotated(unit, await orthonormalRows(rows, key), side, rank);
     },
   };
+
+  /** Whether forming G^T G once costs less than multiplying by both factors each time. */
+  function prefersGram([m, n]: readonly number[], d: number, carried: number): boolean {
+    return m * n * d + iterations * carried * d * d < iterations * 2 * carried * m * n;
+  }
 }
 
 /** Rows of Q times the side's Gram matrix, without forming it: (Q G) G^T or (Q G^T) G. */
@@ -76,13 +71,19 @@ function padded(previous: Tensor, start: Tensor): Tensor {
 /** Rayleigh-Ritz: rotates the carried rows to the leading singular vectors and keeps `rank`. Takes `rows`. */
 async function rotated(gradient: Tensor, rows: Tensor, side: Side, rank: number): Promise<Tensor> {
   const k = rows.shape[0];
-  const small = await gramOf(detached("basis projection", () => {
-    return side === "left" ? matmul(rows, gradient) : matmul(rows, gradient, { transposeB: true });
-  }));
-  const rotation = columnsAsRows(symmetricEigen(small, k).vectors, k, k, rank);
-  return replaced(rows, (q) => {
-    const basis = matmul(upload(q, rotation, [rank, k]), q);
-    const isNegative = less(add(max(basis, -1, true), min(basis, -1, true)), 0);
-    return mul(basis, where(isNegative, upload(q, [-1], []), 1));
-  });
+  try {
+    const small = await consume(detached("basis projection", () => {
+      const projected = side === "left" ? matmul(rows, gradient) : matmul(rows, gradient, { transposeB: true });
+      return matmul(projected, projected, { transposeB: true });
+    }));
+    const rotation = columnsAsRows(symmetricEigen(small, k).vectors, k, k, rank);
+    return detached("basis", () => {
+      const basis = matmul(upload(rows, rotation, [rank, k]), rows);
+      // canonical signs without a readback: negative where the smallest entry outweighs the largest
+      const isNegative = less(add(max(basis, -1, true), min(basis, -1, true)), 0);
+      return mul(basis, where(isNegative, upload(rows, [-1], []), 1));
+    });
+  } finally {
+    rows.dispose();
+  }
 }

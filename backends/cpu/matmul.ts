@@ -33,8 +33,13 @@ const ALONE = 1 << 17;
 const BATCHED = 1 << 22;
 /** Up to so many rows a product is as many vectors times a matrix: packing B would cost more than it brings. */
 const FEW = 8;
+/** With a BLAS that holds only from so many elements of B on: where the memory sets the pace. */
+const LARGE = 1 << 20;
 /** From so many on a BLAS pays for its call. */
 const NATIVE = 1 << 15;
+
+/** A tile that a BLAS gets has at least so many multiplications. */
+const LEAST_NATIVE_TILE = 1 << 22;
 
 /** Matrices by address: C = op(A) op(B). Row strides and strides between the matrices of a batch count elements. */
 interface Problem {
@@ -131,7 +136,7 @@ function multiply(parts: MatmulParts, problem: Problem): void {
   const { m, n, k, transA, transB, lda, ldb, count } = problem;
   const size = m * n * k;
   if (m === 1 && (!transA || lda === 1)) return vectorsTimesMatrix(parts.runner, problem);
-  if (m <= FEW && !transA && count === 1) {
+  if (m <= FEW && !transA && count === 1 && (!parts.native || n * k >= LARGE)) {
     return vectorsTimesMatrix(parts.runner, { ...problem, count: m, strideA: lda, strideB: 0, strideC: n });
   }
   if (n === 1 && (transB || ldb === 1)) return matrixTimesVector(parts.runner, problem);
@@ -223,10 +228,17 @@ function multiplyNative(runner: Runner, problem: Problem): void {
   runner.run("blasTiles", count * rows * columns, [...sizes, ...operands, rows, columns]);
 }
 
-/** Near-square tiles of C: eight, or as many as have 2^22 multiplications each; more where they would have over 2^25. */
+/**
+ * Halves the longer side until there are eight tiles of at most 512 x 512 (a library packs its operands again for each
+ * tile: one core does 100 GFLOP/s on tiles of 128, 112 on 256, 118 on 512, 122 on 1024), but no tile below 2^22.
+ */
 function nativeTiles(m: number, n: number, k: number): [rows: number, columns: number] {
-  const size = m * n * k;
-  const wanted = Math.max(1, Math.min(8, size / (1 << 22)), size / (1 << 25));
-  const side = Math.sqrt(m * n / wanted);
-  return [Math.max(1, Math.round(m / side)), Math.max(1, Math.round(n / side))];
+  let rows = 1, columns = 1;
+  while (true) {
+    const [height, width] = [m / rows, n / columns];
+    const enough = rows * columns >= 8 && Math.max(height, width) <= 512;
+    if (enough || height * width * k < 2 * LEAST_NATIVE_TILE) return [rows, columns];
+    if (height >= width) rows *= 2;
+    else columns *= 2;
+  }
 }

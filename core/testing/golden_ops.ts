@@ -151,33 +151,33 @@ function hostInput(golden: string, name: string, wanted: boolean): HostInput {
   return { stored: Float64Array.from(data), shape, kind, view: (x) => x };
 }
 
-/** Registers a test for each case, in f32. */
+/** Registers a test with a step for each case, in f32 on one backend. */
 export function goldenOps(name: string, makeBackend: () => Backend | Promise<Backend>): void {
-  for (const [golden, run] of Object.entries(GOLDEN_RUNS)) {
-    Deno.test(`${name}: ${golden} gives PyTorch's values and gradients`, async () => {
-      using backend = await makeBackend();
-      const { inputs, gradients, recommended_tolerance: tolerance } = GOLDEN_CASES[golden];
-      const names = Object.keys(inputs!);
-      const host = names.map((input) => hostInput(golden, input, gradients!.includes(input)));
-      const numbers = (tensor: string) => GOLDEN_TENSORS.get(`${golden}:${tensor}`)!.data;
-      const result = await evaluate(backend, host, run, { dtype: "f32", cotangent: numbers("cotangent") });
-      assertRms("y", result.value, numbers("y"), { tolerance: tolerance!, floor: 0.01 });
-      names.forEach((input, i) => {
-        assert.equal(result.gradients[i] !== undefined, gradients!.includes(input), `gradient of ${input}`);
-        if (!result.gradients[i]) return;
-        assertRms(`gradient of ${input}`, result.gradients[i], numbers(`grad_${input}`), {
-          tolerance: tolerance!,
-          floor: 0.01,
-        });
-      });
-    });
-  }
-  Deno.test(`${name}: argmax() gives PyTorch's indices`, async () => {
+  Deno.test(`${name}: ops give PyTorch's values and gradients`, async (test) => {
     using backend = await makeBackend();
-    const x = hostInput("argmax", "x", false);
-    const largest = await evaluate(backend, [x], (input) => reduce.argmax(input), { dtype: "f32" });
-    assert.deepEqual([...largest.value], [...GOLDEN_TENSORS.get("argmax:y")!.data]);
-    const smallest = await evaluate(backend, [x], (input) => reduce.argmax(neg(input)), { dtype: "f32" });
-    assert.deepEqual([...smallest.value], [...GOLDEN_TENSORS.get("argmin:y")!.data]);
+    for (const golden of Object.keys(GOLDEN_RUNS)) await test.step(golden, () => checkGolden(backend, golden));
+    await test.step("argmax", async () => {
+      const x = hostInput("argmax", "x", false);
+      const largest = await evaluate(backend, [x], (input) => reduce.argmax(input), { dtype: "f32" });
+      assert.deepEqual([...largest.value], [...GOLDEN_TENSORS.get("argmax:y")!.data]);
+      const smallest = await evaluate(backend, [x], (input) => reduce.argmax(neg(input)), { dtype: "f32" });
+      assert.deepEqual([...smallest.value], [...GOLDEN_TENSORS.get("argmin:y")!.data]);
+    });
+  });
+}
+
+async function checkGolden(backend: Backend, golden: string): Promise<void> {
+  const { inputs, gradients, recommended_tolerance } = GOLDEN_CASES[golden];
+  const within = { tolerance: recommended_tolerance!, floor: 0.01 };
+  const names = Object.keys(inputs!);
+  const host = names.map((input) => hostInput(golden, input, gradients!.includes(input)));
+  const numbers = (tensor: string) => GOLDEN_TENSORS.get(`${golden}:${tensor}`)!.data;
+  const options = { dtype: "f32", cotangent: numbers("cotangent") } as const;
+  const result = await evaluate(backend, host, GOLDEN_RUNS[golden], options);
+  assertRms("y", result.value, numbers("y"), within);
+  names.forEach((input, i) => {
+    const gradient = result.gradients[i];
+    assert.equal(gradient !== undefined, gradients!.includes(input), `gradient of ${input}`);
+    if (gradient) assertRms(`gradient of ${input}`, gradient, numbers(`grad_${input}`), within);
   });
 }

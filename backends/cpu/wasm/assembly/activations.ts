@@ -5,10 +5,11 @@
  *     gelu(x) = x Phi(x) ("none")                    gelu'(x) = Phi + x e^(-x^2 / 2) / sqrt(2 pi)
  *     gelu(x) = x s(2 u) ("tanh"), u = c (x + 0.044715 x^3), c = sqrt(2 / pi): 1/2 (1 + tanh u) is s(2 u)
  *
- * Phi comes from erfcx, so that it keeps its relative accuracy where 1 + erf would cancel. Tasks: chunks of CHUNK elements;
- * the last vector is loaded and stored by lane. The specs are the composed forms in core/ops/elementwise.ts.
+ * Phi comes from erfcx, so that it keeps its relative accuracy where 1 + erf would cancel. Tasks: chunks of CHUNK
+ * elements; the last vector is loaded and stored by lane. The specs are the composed forms in core/ops/elementwise.ts.
  */
-import { erfcx, expSmall, loadPart, madd, sigmoid, storePart } from "./math";
+import { loadPart, storePart } from "./lanes";
+import { erfcx, expSmall, madd, sigmoid } from "./math";
 
 const CHUNK: i32 = 8192;
 
@@ -16,7 +17,14 @@ const GELU = 0, GELU_TANH = 1, SILU = 2;
 
 /** 0: -1/2. 1: 1/2. 2: sqrt(1/2). 3: 1. 4: 1 / sqrt(2 pi). 5: 2 c. 6: 2 c 0.044715. 7: 6 c 0.044715. */
 const TABLE: usize = memory.data<f32>([
-  -0.5, 0.5, 0.707106781186547524, 1.0, 0.398942280401432678, 1.59576912160573071, 0.0713548162726, 0.214064448818,
+  -0.5,
+  0.5,
+  0.707106781186547524,
+  1.0,
+  0.398942280401432678,
+  1.59576912160573071,
+  0.0713548162726,
+  0.214064448818,
 ]);
 
 @inline

@@ -1,18 +1,20 @@
 /**
  * softmax(q k^T scale) v and its gradients, tile by tile: no [T, S] matrix reaches tensor memory. f32.
  *
- *     q, out [B, T, H, K];  k, v [B, S, G, K];  lse [B, H, T], the log of each query's sum of e^score;  mask u32 [B, S] or 0
+ *     q, out [B, T, H, K];  k, v [B, S, G, K];  mask u32 [B, S] or 0
+ *     lse [B, H, T]: the log of each query's sum of e^score
  *
- * Forward (Dao et al. 2022, online softmax): a task is one (batch, head). Keys and values are packed in blocks of up to 1024
- * (as many as the scratch holds; once a task when S fits), queries taken in tiles of 64, keys in blocks of 128; a causal
- * tile's invisible blocks are skipped. Backward: a task is one (batch, group) and so owns its rows of dk and dv; weights
- * are computed again from lse: with D = sum(dout out), dS = p (dout v^T - D), dv = p^T dout, dk = dS^T q scale,
- * dq = dS k scale. A query that sees no key has lse = infinity, output 0 and gradients 0.
- * Limits: K <= 512 (the wrapper checks). Numerics: products in f32 in order of k; row sums f64 within a block of keys.
- * The spec is the composed form in core/ops/attention.ts.
+ * Forward (Dao et al. 2022, online softmax): a task is one (batch, head). Keys and values are packed in blocks of up to
+ * 1024 (as many as the scratch holds; once a task when S fits), queries taken in tiles of 64, keys in blocks of 128; a
+ * causal tile's invisible blocks are skipped. Backward: a task is one (batch, group) and so owns its rows of dk and dv;
+ * weights are computed again from lse: with D = sum(dout out), dS = p (dout v^T - D), dv = p^T dout, dk = dS^T q scale,
+ * dq = dS k scale. A query that sees no key has lse = infinity, output 0 and gradients 0. Limits: K <= 512 (the wrapper
+ * checks). Numerics: products in f32 in order of k; row sums f64 within a block of keys. The spec is the composed form
+ * in core/ops/attention.ts.
  */
 import { SCRATCH, SCRATCH_BYTES } from "./gemm";
-import { accumulate, expSmall, lanesBelow, loadPart, log, peakRow, storePart, total } from "./math";
+import { accumulate, lanesBelow, loadPart, peakRow, storePart, total } from "./lanes";
+import { expSmall, log } from "./math";
 import { multiply, multiplyTransposed, packRows, packTransposed } from "./panels";
 
 /** Queries of a tile. */
@@ -134,12 +136,30 @@ export function attention(
           const count = min(capacity, S - start);
           packTransposed(keys + usize(start) * rowK, count, K, rowK, packed);
           for (let i = 0; i < count; i += BLOCK) {
-            packRows(vals + usize(start + i) * rowK, min(BLOCK, count - i), K, rowK, 1, values + (usize(i * width) << 2));
+            packRows(
+              vals + usize(start + i) * rowK,
+              min(BLOCK, count - i),
+              K,
+              rowK,
+              1,
+              values + (usize(i * width) << 2),
+            );
           }
           held = block;
         }
         const count = min(BLOCK, stop - s), wide = up(count, 8);
-        multiply(rows4, count, K, queries, usize(K) << 2, packed + (usize((s - start) * K) << 2), K, scores, BLOCK << 2, false);
+        multiply(
+          rows4,
+          count,
+          K,
+          queries,
+          usize(K) << 2,
+          packed + (usize((s - start) * K) << 2),
+          K,
+          scores,
+          BLOCK << 2,
+          false,
+        );
         for (let r = 0; r < rows; r++) {
           const row = scores + usize(r * BLOCK << 2), seen = visible(causal ? t + r + S - T + 1 : S, s, count);
           if (mask) applyMask(row, mask + (usize(batch * S + s) << 2), seen);
@@ -152,7 +172,18 @@ export function attention(
           store<f32>(weight + place, f32(f64(load<f32>(weight + place)) * f64(fade) + sum));
         }
         const depth = min(BLOCK, S - s);
-        multiply(rows4, K, count, scores, BLOCK << 2, values + (usize((s - start) * width) << 2), depth, sums, usize(width) << 2, true);
+        multiply(
+          rows4,
+          K,
+          count,
+          scores,
+          BLOCK << 2,
+          values + (usize((s - start) * width) << 2),
+          depth,
+          sums,
+          usize(width) << 2,
+          true,
+        );
       }
       for (let r = 0; r < rows; r++) {
         const place = usize(r) << 2, sum = load<f32>(weight + place), none = sum == 0;

@@ -1,11 +1,12 @@
 /**
- * out = op(x), op(a, b), mask ? a : b, conversions, constants and copies. All elements are 4 bytes wide.
+ * out = op(x), op(a, b), mask ? a : b, conversions and constants. All elements are 4 bytes wide.
  *
  * Tasks: ranges of CHUNK elements of a contiguous output, or groups of rows of it (each export says which). The last
  * vector of a range is loaded and stored by lane, and computed as any other: bits do not depend on where ranges end.
- * The specs are `unary`, `binary`, `where`, `cast`, `fill`, `iota`, `copyStrided` and `addInto` in backends/cpu/loops.
+ * The specs are `unary`, `binary`, `where`, `cast`, `fill`, `iota`, and `addInto` in backends/cpu/loops.
  */
-import { copyWords, erf, exp, loadPart, log, sign, storePart, tanh } from "./math";
+import { loadPart, storePart } from "./lanes";
+import { erf, exp, log, sign, tanh } from "./math";
 
 /** Elements of a task: 32 KiB an operand. The wrappers count tasks by it too. */
 const CHUNK: i32 = 8192;
@@ -48,17 +49,28 @@ export function unary(begin: i32, end: i32, op: i32, x: usize, out: usize, size:
   x += usize(first) << 2;
   out += usize(first) << 2;
   switch (op) {
-    case NEG: return unaryLoop(NEG, x, out, count);
-    case ABS: return unaryLoop(ABS, x, out, count);
-    case EXP: return unaryLoop(EXP, x, out, count);
-    case LOG: return unaryLoop(LOG, x, out, count);
-    case SQRT: return unaryLoop(SQRT, x, out, count);
-    case RSQRT: return unaryLoop(RSQRT, x, out, count);
-    case RECIP: return unaryLoop(RECIP, x, out, count);
-    case TANH: return unaryLoop(TANH, x, out, count);
-    case ERF: return unaryLoop(ERF, x, out, count);
-    case FLOOR: return unaryLoop(FLOOR, x, out, count);
-    default: return unaryLoop(SIGN, x, out, count);
+    case NEG:
+      return unaryLoop(NEG, x, out, count);
+    case ABS:
+      return unaryLoop(ABS, x, out, count);
+    case EXP:
+      return unaryLoop(EXP, x, out, count);
+    case LOG:
+      return unaryLoop(LOG, x, out, count);
+    case SQRT:
+      return unaryLoop(SQRT, x, out, count);
+    case RSQRT:
+      return unaryLoop(RSQRT, x, out, count);
+    case RECIP:
+      return unaryLoop(RECIP, x, out, count);
+    case TANH:
+      return unaryLoop(TANH, x, out, count);
+    case ERF:
+      return unaryLoop(ERF, x, out, count);
+    case FLOOR:
+      return unaryLoop(FLOOR, x, out, count);
+    default:
+      return unaryLoop(SIGN, x, out, count);
   }
 }
 
@@ -111,26 +123,41 @@ function binaryRowOf(op: i32, repeats: i32, a: usize, b: usize, out: usize, coun
 
 function binaryRowSwitch(op: i32, repeats: i32, a: usize, b: usize, out: usize, count: i32): void {
   switch (op) {
-    case ADD: return binaryRowOf(ADD, repeats, a, b, out, count);
-    case SUB: return binaryRowOf(SUB, repeats, a, b, out, count);
-    case MUL: return binaryRowOf(MUL, repeats, a, b, out, count);
-    case DIV: return binaryRowOf(DIV, repeats, a, b, out, count);
-    case MAX: return binaryRowOf(MAX, repeats, a, b, out, count);
-    case MIN: return binaryRowOf(MIN, repeats, a, b, out, count);
-    case LESS: return binaryRowOf(LESS, repeats, a, b, out, count);
-    case EQUAL: return binaryRowOf(EQUAL, repeats, a, b, out, count);
-    case ADD_INT: return binaryRowOf(ADD_INT, repeats, a, b, out, count);
-    case SUB_INT: return binaryRowOf(SUB_INT, repeats, a, b, out, count);
-    case MUL_INT: return binaryRowOf(MUL_INT, repeats, a, b, out, count);
-    case LESS_I32: return binaryRowOf(LESS_I32, repeats, a, b, out, count);
-    case LESS_U32: return binaryRowOf(LESS_U32, repeats, a, b, out, count);
-    default: return binaryRowOf(EQUAL_INT, repeats, a, b, out, count);
+    case ADD:
+      return binaryRowOf(ADD, repeats, a, b, out, count);
+    case SUB:
+      return binaryRowOf(SUB, repeats, a, b, out, count);
+    case MUL:
+      return binaryRowOf(MUL, repeats, a, b, out, count);
+    case DIV:
+      return binaryRowOf(DIV, repeats, a, b, out, count);
+    case MAX:
+      return binaryRowOf(MAX, repeats, a, b, out, count);
+    case MIN:
+      return binaryRowOf(MIN, repeats, a, b, out, count);
+    case LESS:
+      return binaryRowOf(LESS, repeats, a, b, out, count);
+    case EQUAL:
+      return binaryRowOf(EQUAL, repeats, a, b, out, count);
+    case ADD_INT:
+      return binaryRowOf(ADD_INT, repeats, a, b, out, count);
+    case SUB_INT:
+      return binaryRowOf(SUB_INT, repeats, a, b, out, count);
+    case MUL_INT:
+      return binaryRowOf(MUL_INT, repeats, a, b, out, count);
+    case LESS_I32:
+      return binaryRowOf(LESS_I32, repeats, a, b, out, count);
+    case LESS_U32:
+      return binaryRowOf(LESS_U32, repeats, a, b, out, count);
+    default:
+      return binaryRowOf(EQUAL_INT, repeats, a, b, out, count);
   }
 }
 
 /**
- * out = op(a, b) over rows of `columns` elements: row (i0, i1, i2) of a starts at i0 a0 + i1 a1 + i2 a2. Within a row an
- * operand has stride 1, or repeats one element. Tasks: groups of rows of about CHUNK elements, or CHUNK columns of a row.
+ * out = op(a, b) over rows of `columns` elements: row (i0, i1, i2) of a starts at i0 a0 + i1 a1 + i2 a2. Within a row
+ * an operand has stride 1, or repeats one element. Tasks: groups of rows of about CHUNK elements, or CHUNK columns of a
+ * row.
  */
 export function binary(
   begin: i32,
@@ -197,11 +224,16 @@ export function cast(begin: i32, end: i32, kind: i32, x: usize, out: usize, size
   x += usize(first) << 2;
   out += usize(first) << 2;
   switch (kind) {
-    case F32_TO_I32: return castLoop(F32_TO_I32, x, out, count);
-    case F32_TO_U32: return castLoop(F32_TO_U32, x, out, count);
-    case I32_TO_F32: return castLoop(I32_TO_F32, x, out, count);
-    case U32_TO_F32: return castLoop(U32_TO_F32, x, out, count);
-    default: memory.copy(out, x, usize(count) << 2);
+    case F32_TO_I32:
+      return castLoop(F32_TO_I32, x, out, count);
+    case F32_TO_U32:
+      return castLoop(F32_TO_U32, x, out, count);
+    case I32_TO_F32:
+      return castLoop(I32_TO_F32, x, out, count);
+    case U32_TO_F32:
+      return castLoop(U32_TO_F32, x, out, count);
+    default:
+      memory.copy(out, x, usize(count) << 2);
   }
 }
 
@@ -228,103 +260,4 @@ export function addInto(begin: i32, end: i32, param: usize, delta: usize, size: 
   const count = min(size, end * CHUNK) - first;
   param += usize(first) << 2;
   binaryRow(ADD, 0, param, delta + (usize(first) << 2), param, count);
-}
-
-/**
- * Copies rows of `columns` elements between strided places. Row (i0, i1, i2) starts at i0 x0 + i1 x1 + i2 x2, likewise in
- * out; within a row the strides are xStep and outStep. Tasks: as those of `binary`.
- */
-export function copyRows(
-  begin: i32,
-  end: i32,
-  x: usize,
-  out: usize,
-  rows: i32,
-  columns: i32,
-  extent1: i32,
-  extent2: i32,
-  x0: i32,
-  x1: i32,
-  x2: i32,
-  xStep: i32,
-  out0: i32,
-  out1: i32,
-  out2: i32,
-  outStep: i32,
-): void {
-  const perRow = (columns + CHUNK - 1) / CHUNK, perTask = max(1, CHUNK / columns);
-  for (let task = begin; task < end; task++) {
-    const column = task % perRow * CHUNK;
-    const count = min(CHUNK, columns - column);
-    const first = task / perRow * perTask;
-    for (let row = first; row < min(rows, first + perTask); row++) {
-      const i2 = row % extent2, outer = row / extent2, i1 = outer % extent1, i0 = outer / extent1;
-      const from = x + (usize(i0 * x0 + i1 * x1 + i2 * x2 + column * xStep) << 2);
-      const to = out + (usize(i0 * out0 + i1 * out1 + i2 * out2 + column * outStep) << 2);
-      if (xStep == 1 && outStep == 1) copyWords(from, to, count);
-      else copySteps(from, to, count, usize(xStep) << 2, usize(outStep) << 2);
-    }
-  }
-}
-
-function copySteps(x: usize, out: usize, count: i32, xStep: usize, outStep: usize): void {
-  for (let i = 0; i < count; i++, x += xStep, out += outStep) store<u32>(out, load<u32>(x));
-}
-
-/** Rows and columns of a block of `copyTransposed`: 16 KiB read and written, whole cache lines of both. */
-const BLOCK: i32 = 64;
-
-/**
- * out[m, i, j] = x[m, j, i] for matrices of `rows` (i) x `columns` (j): in x, j steps by `xRow` and i by 1; in out, i steps
- * by `outRow` and j by 1. Matrix (m0, m1) starts at m0 x0 + m1 x1. Tasks: strips of BLOCK rows (i) of each matrix.
- */
-export function copyTransposed(
-  begin: i32,
-  end: i32,
-  x: usize,
-  out: usize,
-  rows: i32,
-  columns: i32,
-  xRow: i32,
-  outRow: i32,
-  extent1: i32,
-  x0: i32,
-  x1: i32,
-  out0: i32,
-  out1: i32,
-): void {
-  const strips = (rows + BLOCK - 1) / BLOCK;
-  for (let task = begin; task < end; task++) {
-    const matrix = task / strips, m1 = matrix % extent1, m0 = matrix / extent1;
-    const i = task % strips * BLOCK, height = min(BLOCK, rows - i);
-    const from = x + (usize(m0 * x0 + m1 * x1 + i) << 2), to = out + (usize(m0 * out0 + m1 * out1 + i * outRow) << 2);
-    for (let j = 0; j < columns; j += BLOCK) {
-      const width = min(BLOCK, columns - j);
-      transposeBlock(from + (usize(j * xRow) << 2), to + (usize(j) << 2), height, width, usize(xRow) << 2, usize(outRow) << 2);
-    }
-  }
-}
-
-/** out[i, j] = x[j, i] for i < height, j < width; row strides in bytes. */
-function transposeBlock(x: usize, out: usize, height: i32, width: i32, xRow: usize, outRow: usize): void {
-  const evenHeight = height & ~3, evenWidth = width & ~3;
-  for (let i = 0; i < evenHeight; i += 4) {
-    let from = x + (usize(i) << 2), to = out + usize(i) * outRow;
-    for (let j = 0; j < evenWidth; j += 4, from += xRow << 2, to += 16) {
-      const a = v128.load(from), b = v128.load(from + xRow);
-      const c = v128.load(from + 2 * xRow), d = v128.load(from + 3 * xRow);
-      const ab = i32x4.shuffle(a, b, 0, 4, 1, 5), AB = i32x4.shuffle(a, b, 2, 6, 3, 7);
-      const cd = i32x4.shuffle(c, d, 0, 4, 1, 5), CD = i32x4.shuffle(c, d, 2, 6, 3, 7);
-      v128.store(to, i64x2.shuffle(ab, cd, 0, 2));
-      v128.store(to + outRow, i64x2.shuffle(ab, cd, 1, 3));
-      v128.store(to + 2 * outRow, i64x2.shuffle(AB, CD, 0, 2));
-      v128.store(to + 3 * outRow, i64x2.shuffle(AB, CD, 1, 3));
-    }
-  }
-  for (let i = 0; i < height; i++) {
-    // Rows that the blocks of four left out are copied whole, the others from where the blocks end.
-    for (let j = i < evenHeight ? evenWidth : 0; j < width; j++) {
-      store<u32>(out + usize(i) * outRow + (usize(j) << 2), load<u32>(x + usize(j) * xRow + (usize(i) << 2)));
-    }
-  }
 }

@@ -7,6 +7,7 @@
  */
 export * from "./activations";
 export * from "./attention";
+export * from "./copy";
 export * from "./elementwise";
 export { gemmBatch, gemmPackB, gemmTiles, gemvColumns, gemvRows } from "./gemm";
 export * from "./indexing";

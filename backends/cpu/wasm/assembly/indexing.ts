@@ -1,15 +1,25 @@
 /**
- * Rows by index: out[n, :] = table[indices[n], :], and its gradient, out[v, :] = sum of rows[n, :] where indices[n] = v.
+ * Rows by index: out[n, :] = table[indices[n], :], and its gradient, out[v, :] = sum of rows[n, :] where indices[n] =
+ * v.
  *
  * The gradient needs neither atomics nor a sort: a task owns a range of the output's rows, clears it, looks through all
- * indices four at a time, and adds those that fall into its range in order of n. Looking costs N / 4 steps a task and the
- * wrapper makes at most 64 tasks: 0.02 ms for N = 2048. Indices outside are skipped here; the wrappers refuse them first.
- * The specs are `takeRows` and `scatterAddRows` in backends/cpu/loops.
+ * indices four at a time, and adds those that fall into its range in order of n. Looking costs N / 4 steps a task and
+ * the wrapper makes at most 64 tasks: 0.02 ms for N = 2048. Indices outside are skipped here; the wrappers refuse them
+ * first. The specs are `takeRows` and `scatterAddRows` in backends/cpu/loops.
  */
-import { copyWords, loadPart, storePart } from "./math";
+import { copyWords, loadPart, storePart } from "./lanes";
 
 /** Tasks: groups of indices of about 8192 elements. */
-export function takeRows(begin: i32, end: i32, table: usize, indices: usize, out: usize, count: i32, rows: i32, dim: i32): void {
+export function takeRows(
+  begin: i32,
+  end: i32,
+  table: usize,
+  indices: usize,
+  out: usize,
+  count: i32,
+  rows: i32,
+  dim: i32,
+): void {
   const perTask = max(1, 8192 / max(1, dim));
   const bytes = usize(dim) << 2;
   for (let n = begin * perTask, stop = min(count, end * perTask); n < stop; n++) {

@@ -5,8 +5,6 @@
  * Coefficients of exp, log and tanh: Cephes (Moshier, netlib.org/cephes/single); of erf and erfcx: least maximum error,
  * fitted in f64 by Lawson's method. They lie in a table and are loaded where they are used: V8 makes a vector constant
  * with three instructions, every time round a loop (exp: 0.90 ns an element so, 0.43 with loads).
- *
- * NaN goes through all of them. Below them: vectors that are not full, and passes over a row that several kernels make.
  */
 
 /** a * b + c, rounded once where the build has relaxed SIMD (and the processor FMA), twice elsewhere. */
@@ -28,10 +26,25 @@ function signOf(x: v128): v128 {
   return v128.and(x, i32x4.splat(i32.MIN_VALUE));
 }
 
-/** 0, 1: bounds of exp. 2, 3: of expSmall. 4: 1.5 * 2^23. 5: 1 / ln 2. 6, 7: -ln 2 in two parts. 8-13: series. 14: 1. */
+/**
+ * 0, 1: bounds of exp. 2, 3: of expSmall. 4: 1.5 * 2^23. 5: 1 / ln 2. 6, 7: -ln 2 in two parts. 8-13: series. 14: 1.
+ */
 const EXP: usize = memory.data<f32>([
-  -104.0, 89.0, -86.6, 88.0, 12582912.0, 1.44269504088896341, -0.693359375, 2.12194440e-4,
-  1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1, 1.0,
+  -104.0,
+  89.0,
+  -86.6,
+  88.0,
+  12582912.0,
+  1.44269504088896341,
+  -0.693359375,
+  2.12194440e-4,
+  1.9875691500e-4,
+  1.3981999507e-3,
+  8.3334519073e-3,
+  4.1665795894e-2,
+  1.6666665459e-1,
+  5.0000001201e-1,
+  1.0,
 ]);
 
 /** x + 1.5 * 2^23 of x / ln 2: its low bits are the nearest integer n. */
@@ -79,12 +92,26 @@ export function expSmall(x: v128): v128 {
 
 /** 0: smallest normal. 1: 2^23. 2: sqrt(1/2). 3: 1. 4, 5: ln 2 in two parts. 6: -1/2. 7-15: series. 16: infinity. */
 const LOG: usize = memory.data<f32>([
-  1.17549435e-38, 8388608.0, 0.707106781186547524, 1.0, 0.693359375, -2.12194440e-4, -0.5,
-  7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
-  2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1, Infinity,
+  1.17549435e-38,
+  8388608.0,
+  0.707106781186547524,
+  1.0,
+  0.693359375,
+  -2.12194440e-4,
+  -0.5,
+  7.0376836292e-2,
+  -1.1514610310e-1,
+  1.1676998740e-1,
+  -1.2420140846e-1,
+  1.4249322787e-1,
+  -1.6668057665e-1,
+  2.0000714765e-1,
+  -2.4999993993e-1,
+  3.3333331174e-1,
+  Infinity,
 ]);
 
-/** ln x: -infinity at 0, NaN below. Relative error 2e-7. */
+/** ln x: -infinity at 0, NaN below. Relative error 1e-7. */
 @inline
 export function log(x: v128): v128 {
   const one = splat(LOG, 3);
@@ -127,10 +154,16 @@ export function sigmoid(x: v128): v128 {
 
 /** 0: where the series ends. 1-5: the series. 6: 20, beyond which e^2x no longer matters. */
 const TANH: usize = memory.data<f32>([
-  0.625, -5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1, 20.0,
+  0.625,
+  -5.70498872745e-3,
+  2.06390887954e-2,
+  -5.37397155531e-2,
+  1.33314422036e-1,
+  -3.33332819422e-1,
+  20.0,
 ]);
 
-/** Relative error 3e-7. */
+/** The hyperbolic tangent: a series below 5/8, 1 - 2 / (e^2x + 1) above. Relative error 2e-7. */
 @inline
 export function tanh(x: v128): v128 {
   const size = f32x4.abs(x);
@@ -146,11 +179,26 @@ export function tanh(x: v128): v128 {
   return v128.bitselect(near, v128.or(far, signOf(x)), f32x4.lt(size, splat(TANH, 0)));
 }
 
-/** 0: 0.3275911 (Abramowitz & Stegun 7.1.26). 1-9: erfcx as a polynomial in t, highest power first. 10: 3/4. 11-15: erf. */
+/**
+ * 0: 0.3275911 (Abramowitz & Stegun 7.1.26). 1-9: erfcx as a polynomial in t, highest power first. 10: 3/4. 11-15: erf.
+ */
 const ERF: usize = memory.data<f32>([
-  0.3275911, -0.14649926126003265, 0.5217092037200928, -0.45548075437545776, 0.507753312587738, -0.010919704101979733,
-  0.22093254327774048, 0.1769590824842453, 0.18557636439800262, -3.0806430004304275e-5,
-  0.75, 0.004158771131187677, -0.026360193267464638, 0.11273733526468277, -0.3761192858219147, 1.1283791065216064,
+  0.3275911,
+  -0.14649926126003265,
+  0.5217092037200928,
+  -0.45548075437545776,
+  0.507753312587738,
+  -0.010919704101979733,
+  0.22093254327774048,
+  0.1769590824842453,
+  0.18557636439800262,
+  -3.0806430004304275e-5,
+  0.75,
+  0.004158771131187677,
+  -0.026360193267464638,
+  0.11273733526468277,
+  -0.3761192858219147,
+  1.1283791065216064,
 ]);
 
 /** e^(x^2) erfc(x) for 0 <= x <= 14, in t = 1 / (1 + 0.3275911 x). Relative error 2e-7. */
@@ -188,117 +236,4 @@ export function sign(x: v128): v128 {
   const unit = v128.or(signOf(x), f32x4.splat(1));
   const kept = v128.or(f32x4.eq(x, f32x4.splat(0)), f32x4.ne(x, x));
   return v128.bitselect(x, unit, kept);
-}
-
-/** The first `count` (1 to 4) lanes from memory, 0 in the others. */
-@inline
-export function loadPart(address: usize, count: i32): v128 {
-  if (count >= 4) return v128.load(address);
-  let lanes = v128.load_zero<u32>(address);
-  if (count > 1) lanes = v128.load_lane<u32>(address + 4, lanes, 1);
-  if (count > 2) lanes = v128.load_lane<u32>(address + 8, lanes, 2);
-  return lanes;
-}
-
-/** Writes the first `count` (1 to 4) lanes. */
-@inline
-export function storePart(address: usize, lanes: v128, count: i32): void {
-  if (count >= 4) {
-    v128.store(address, lanes);
-    return;
-  }
-  v128.store_lane<u32>(address, lanes, 0);
-  if (count > 1) v128.store_lane<u32>(address + 4, lanes, 1);
-  if (count > 2) v128.store_lane<u32>(address + 8, lanes, 2);
-}
-
-/** -1 (all bits) in the first `count` lanes, 0 in the others. */
-@inline
-export function lanesBelow(count: i32): v128 {
-  return i32x4.gt_s(i32x4.splat(count), i32x4(0, 1, 2, 3));
-}
-
-/** Lanes 2 and 3, moved to 0 and 1. */
-@inline
-export function upper(x: v128): v128 {
-  return v128.shuffle<u32>(x, x, 2, 3, 2, 3);
-}
-
-/** sum += the four lanes, in f64: lanes 0 and 2 go to its first lane, 1 and 3 to its second. */
-@inline
-export function accumulate(sum: v128, lanes: v128): v128 {
-  return f64x2.add(sum, f64x2.add(f64x2.promote_low_f32x4(lanes), f64x2.promote_low_f32x4(upper(lanes))));
-}
-
-/** The sum of both f64 lanes. */
-@inline
-export function total(sum: v128): f64 {
-  return f64x2.extract_lane(sum, 0) + f64x2.extract_lane(sum, 1);
-}
-
-/** The largest lane; NaN when there is one. */
-@inline
-export function largest(x: v128): f32 {
-  const pairs = f32x4.max(x, v128.shuffle<u32>(x, x, 2, 3, 0, 1));
-  return f32x4.extract_lane(f32x4.max(pairs, v128.shuffle<u32>(pairs, pairs, 1, 0, 3, 2)), 0);
-}
-
-/** The sum of `count` elements. */
-export function sumRow(x: usize, count: i32): f64 {
-  let sum = f64x2.splat(0), other = f64x2.splat(0);
-  let i = 0;
-  for (; i <= count - 32; i += 32, x += 128) {
-    const a = f32x4.add(v128.load(x), v128.load(x, 16)), b = f32x4.add(v128.load(x, 32), v128.load(x, 48));
-    const c = f32x4.add(v128.load(x, 64), v128.load(x, 80)), d = f32x4.add(v128.load(x, 96), v128.load(x, 112));
-    sum = accumulate(sum, f32x4.add(a, b));
-    other = accumulate(other, f32x4.add(c, d));
-  }
-  for (; i < count; i += 4, x += 16) sum = accumulate(sum, loadPart(x, count - i));
-  return total(f64x2.add(sum, other));
-}
-
-/** The largest of `count` elements; NaN when there is one, -infinity when there is none. */
-export function maxRow(x: usize, count: i32): f32 {
-  const lowest = f32x4.splat(-Infinity);
-  let a = lowest, b = lowest, c = lowest, d = lowest;
-  let i = 0;
-  for (; i <= count - 16; i += 16, x += 64) {
-    a = f32x4.max(a, v128.load(x));
-    b = f32x4.max(b, v128.load(x, 16));
-    c = f32x4.max(c, v128.load(x, 32));
-    d = f32x4.max(d, v128.load(x, 48));
-  }
-  for (; i < count; i += 4, x += 16) {
-    a = f32x4.max(a, v128.bitselect(loadPart(x, count - i), lowest, lanesBelow(count - i)));
-  }
-  return largest(f32x4.max(f32x4.max(a, b), f32x4.max(c, d)));
-}
-
-/**
- * The largest of `count` elements that are not NaN; -infinity when there is none. Three times as fast as `maxRow`, and all
- * that a softmax needs: a NaN reaches its sum.
- */
-export function peakRow(x: usize, count: i32): f32 {
-  const lowest = f32x4.splat(-Infinity);
-  let a = lowest, b = lowest, c = lowest, d = lowest;
-  let i = 0;
-  for (; i <= count - 16; i += 16, x += 64) {
-    a = f32x4.pmax(a, v128.load(x));
-    b = f32x4.pmax(b, v128.load(x, 16));
-    c = f32x4.pmax(c, v128.load(x, 32));
-    d = f32x4.pmax(d, v128.load(x, 48));
-  }
-  for (; i < count; i += 4, x += 16) {
-    a = f32x4.pmax(a, v128.bitselect(loadPart(x, count - i), lowest, lanesBelow(count - i)));
-  }
-  return largest(f32x4.pmax(f32x4.pmax(a, b), f32x4.pmax(c, d)));
-}
-
-/** Copies `count` elements of 4 bytes. */
-export function copyWords(x: usize, out: usize, count: i32): void {
-  if (count > 256) {
-    memory.copy(out, x, usize(count) << 2);
-    return;
-  }
-  for (let i = 0; i < count; i += 4, x += 16, out += 16) storePart(out, loadPart(x, count - i), count - i);
 }

@@ -6,11 +6,11 @@
  *     layerNorm: y = z w + b, z = (x - mean(x)) r, r = 1 / sqrt(variance(x) + eps)
  *         dx = r (w dy - mean(w dy) - z mean(w dy z)), dw = sum dy z, db = sum dy
  *
- * Tasks: ROWS rows each. Means are f64 over f32 sums of four. A task of the gradients adds its rows' share of dw (and db)
- * in f64 into its own row of a workspace, four rows at a time, the four summed in f32; `joinBlocks` (reduce.ts) adds the
- * tasks' shares in order. Specs: rmsNorm and layerNorm in core/ops/norm.ts.
+ * Tasks: ROWS rows each. Means are f64 over f32 sums of four. A task of the gradients adds its rows' share of dw (and
+ * db) in f64 into its own row of a workspace, four rows at a time, the four summed in f32; `joinBlocks` (reduce.ts)
+ * adds the tasks' shares in order. Specs: rmsNorm and layerNorm in core/ops/norm.ts.
  */
-import { accumulate, lanesBelow, loadPart, storePart, sumRow, total, upper } from "./math";
+import { accumulate, lanesBelow, loadPart, storePart, sumRow, total, upper } from "./lanes";
 
 /** Rows of a task; the wrappers count blocks by it too. */
 const ROWS: i32 = 32;
@@ -52,7 +52,11 @@ export function rmsNorm(
     const scale = f32x4.splat(r);
     for (let i = 0; i < columns; i += 4) {
       const to = usize(i) << 2, left = columns - i;
-      storePart(out + at + to, f32x4.mul(f32x4.mul(loadPart(x + at + to, left), scale), loadPart(weight + to, left)), left);
+      storePart(
+        out + at + to,
+        f32x4.mul(f32x4.mul(loadPart(x + at + to, left), scale), loadPart(weight + to, left)),
+        left,
+      );
     }
   }
 }
@@ -94,7 +98,10 @@ function projection(x: usize, weight: usize, gradient: usize, center: v128, coun
   for (let at: usize = 0, i = 0; i < count; i += 8, at += 32) {
     let terms = projectionLanes(x + at, weight + at, gradient + at, center, count - i);
     if (i + 4 < count) {
-      terms = f32x4.add(terms, projectionLanes(x + at + 16, weight + at + 16, gradient + at + 16, center, count - i - 4));
+      terms = f32x4.add(
+        terms,
+        projectionLanes(x + at + 16, weight + at + 16, gradient + at + 16, center, count - i - 4),
+      );
     }
     sum = accumulate(sum, terms);
   }
@@ -217,7 +224,9 @@ export function rmsNormGradient(
   }
 }
 
-/** dx (0: not wanted), and each task's share of dw and db (both 0: not wanted), f64 [tasks, columns]. Tasks: ROWS rows. */
+/**
+ * dx (0: not wanted), and each task's share of dw and db (both 0: not wanted), f64 [tasks, columns]. Tasks: ROWS rows.
+ */
 export function layerNormGradient(
   begin: i32,
   end: i32,

@@ -3,12 +3,12 @@
  *
  *     g = factor grad,  m = b1 m + (1 - b1) g,  v = b2 v + (1 - b2) g^2,  u = k1 m / (sqrt(k2 v) + eps)
  *     k1 = 1 / (1 - b1^t), k2 = 1 / (1 - b2^t)           (bias-corrected before eps: Kingma & Ba 2014, torch)
- *     k1 = sqrt(1 - b2^t) / (1 - b1^t), k2 = 1           (eps outside the correction: the released GaLore, from HF's AdamW)
+ *     k1 = sqrt(1 - b2^t) / (1 - b1^t), k2 = 1   (eps outside the correction: the released GaLore, from HF's AdamW)
  *
- * then p -= lr (u + wd p), or p -= lr u followed by p -= lr wd p (`decaysAfter`), or out = u. The wrapper computes k1 and
- * k2 in f64. Tasks: chunks of CHUNK elements. No fused multiply-add: both builds have the same bits.
+ * then p -= lr (u + wd p), or p -= lr u followed by p -= lr wd p (`decaysAfter`), or out = u. The wrapper computes k1
+ * and k2 in f64. Tasks: chunks of CHUNK elements. No fused multiply-add: both builds have the same bits.
  */
-import { loadPart, storePart } from "./math";
+import { loadPart, storePart } from "./lanes";
 
 const CHUNK: i32 = 8192;
 

@@ -1,12 +1,13 @@
 /**
  * Small products on one thread whose right factor was packed before: C = (C +) A B for the tiles of attention.
  *
- * B lies in panels of 8 columns, [panel][k][8], as in gemm.ts, zero-padded. A is read where it lies, by row or by column:
- * a tile is used once or twice, so that packing it would cost more than it saves. C has whole panels of columns and rows in
- * fours; the caller pads. The micro-kernel holds 6x8 sums (4x8 for the rest) in 12 vector registers; k runs in order.
- * 31-36 GFLOP/s a core for 64x128x64, packing excluded.
+ * B lies in panels of 8 columns, [panel][k][8], as in gemm.ts, zero-padded. A is read where it lies, by row or by
+ * column: a tile is used once or twice, so that packing it would cost more than it saves. C has whole panels of columns
+ * and rows in fours; the caller pads. The micro-kernel holds 6x8 sums (4x8 for the rest) in 12 vector registers; k runs
+ * in order. 31-36 GFLOP/s a core for 64x128x64, packing excluded.
  */
-import { loadPart, madd } from "./math";
+import { loadPart } from "./lanes";
+import { madd } from "./math";
 
 const NR: i32 = 8;
 
@@ -26,7 +27,8 @@ function packQuad(b: usize, count: i32, depth: i32, stride: usize, out: usize): 
   for (let k = 0; k < depth; k += 4, b += 16, out += 128) {
     const left = depth - k;
     const r0 = count > 0 ? loadPart(b, left) : zero, r1 = count > 1 ? loadPart(b + stride, left) : zero;
-    const r2 = count > 2 ? loadPart(b + 2 * stride, left) : zero, r3 = count > 3 ? loadPart(b + 3 * stride, left) : zero;
+    const r2 = count > 2 ? loadPart(b + 2 * stride, left) : zero,
+      r3 = count > 3 ? loadPart(b + 3 * stride, left) : zero;
     const low01 = i32x4.shuffle(r0, r1, 0, 4, 1, 5), high01 = i32x4.shuffle(r0, r1, 2, 6, 3, 7);
     const low23 = i32x4.shuffle(r2, r3, 0, 4, 1, 5), high23 = i32x4.shuffle(r2, r3, 2, 6, 3, 7);
     v128.store(out, i64x2.shuffle(low01, low23, 0, 2));
@@ -158,8 +160,8 @@ function inSixes(m: i32): i32 {
 }
 
 /**
- * c [m, n] = (accumulate ? c : 0) + a [m, depth] b. m a multiple of 4; n is rounded up to whole panels, and `pitch` is the
- * depth that the panels were packed with. lda and ldc in bytes.
+ * c [m, n] = (accumulate ? c : 0) + a [m, depth] b. m a multiple of 4; n is rounded up to whole panels, and `pitch` is
+ * the depth that the panels were packed with. lda and ldc in bytes.
  */
 export function multiply(
   m: i32,

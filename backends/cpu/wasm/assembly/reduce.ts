@@ -1,11 +1,12 @@
 /**
- * Sums, maxima and first places of maxima, over rows (the reduced axis is contiguous) and over columns (the kept axis is).
+ * Sums, maxima and first places of maxima, over rows (the reduced axis is contiguous) and over columns (the kept axis
+ * is).
  *
- * Numerics: a sum adds four neighbours in f32, as a tree, and the rest in f64; its order depends on the sizes alone. Long
- * reductions go through f64 (sums) or f32 (maxima) partial results in a workspace and a second export that joins them.
- * A maximum with a NaN is NaN. The spec is `reduce` in backends/cpu/loops.
+ * Numerics: a sum adds four neighbours in f32, as a tree, and the rest in f64; its order depends on the sizes alone.
+ * Long reductions go through f64 (sums) or f32 (maxima) partial results in a workspace and a second export that joins
+ * them. A maximum with a NaN is NaN. The spec is `reduce` in backends/cpu/loops.
  */
-import { largest, loadPart, maxRow, sumRow, upper } from "./math";
+import { largest, loadPart, maxRow, sumRow, upper } from "./lanes";
 
 /** Elements of one partial result over a row. */
 const SPAN: i32 = 32768;
@@ -17,7 +18,16 @@ function rowsPerTask(columns: i32): i32 {
 }
 
 /** out[r] = sum or max of x[r, :]; row r starts at r stride. Tasks: groups of rows of about 8192 elements. */
-export function reduceRows(begin: i32, end: i32, isMax: i32, x: usize, out: usize, rows: i32, columns: i32, stride: i32): void {
+export function reduceRows(
+  begin: i32,
+  end: i32,
+  isMax: i32,
+  x: usize,
+  out: usize,
+  rows: i32,
+  columns: i32,
+  stride: i32,
+): void {
   const perTask = rowsPerTask(columns);
   for (let row = begin * perTask, stop = min(rows, end * perTask); row < stop; row++) {
     const at = x + (usize(row * stride) << 2);
@@ -26,7 +36,15 @@ export function reduceRows(begin: i32, end: i32, isMax: i32, x: usize, out: usiz
 }
 
 /** partial[r, s] (f64) = sum or max of the SPAN elements s of row r. Tasks: rows x spans, spans innermost. */
-export function reduceSpans(begin: i32, end: i32, isMax: i32, x: usize, partial: usize, columns: i32, stride: i32): void {
+export function reduceSpans(
+  begin: i32,
+  end: i32,
+  isMax: i32,
+  x: usize,
+  partial: usize,
+  columns: i32,
+  stride: i32,
+): void {
   const spans = (columns + SPAN - 1) / SPAN;
   for (let task = begin; task < end; task++) {
     const column = task % spans * SPAN, count = min(SPAN, columns - column);
@@ -60,9 +78,18 @@ function sumStrip(x: usize, rows: i32, stride: usize, width: i32, out: usize): v
     for (; row <= rows - 4; row += 4, x += stride << 2) {
       const x1 = x + stride, x2 = x1 + stride, x3 = x2 + stride;
       const a = f32x4.add(f32x4.add(v128.load(x), v128.load(x1)), f32x4.add(v128.load(x2), v128.load(x3)));
-      const b = f32x4.add(f32x4.add(v128.load(x, 16), v128.load(x1, 16)), f32x4.add(v128.load(x2, 16), v128.load(x3, 16)));
-      const c = f32x4.add(f32x4.add(v128.load(x, 32), v128.load(x1, 32)), f32x4.add(v128.load(x2, 32), v128.load(x3, 32)));
-      const d = f32x4.add(f32x4.add(v128.load(x, 48), v128.load(x1, 48)), f32x4.add(v128.load(x2, 48), v128.load(x3, 48)));
+      const b = f32x4.add(
+        f32x4.add(v128.load(x, 16), v128.load(x1, 16)),
+        f32x4.add(v128.load(x2, 16), v128.load(x3, 16)),
+      );
+      const c = f32x4.add(
+        f32x4.add(v128.load(x, 32), v128.load(x1, 32)),
+        f32x4.add(v128.load(x2, 32), v128.load(x3, 32)),
+      );
+      const d = f32x4.add(
+        f32x4.add(v128.load(x, 48), v128.load(x1, 48)),
+        f32x4.add(v128.load(x2, 48), v128.load(x3, 48)),
+      );
       s0 = f64x2.add(s0, f64x2.promote_low_f32x4(a));
       s1 = f64x2.add(s1, f64x2.promote_low_f32x4(upper(a)));
       s2 = f64x2.add(s2, f64x2.promote_low_f32x4(b));
@@ -112,8 +139,8 @@ function storePart64(out: usize, lanes: v128, count: i32): void {
 }
 
 /**
- * partial[block, c] (f64) = sum or max of column c over `perBlock` rows of x; row r starts at r stride.
- * Tasks: blocks of rows x groups of 64 columns, groups innermost.
+ * partial[block, c] (f64) = sum or max of column c over `perBlock` rows of x; row r starts at r stride. Tasks: blocks
+ * of rows x groups of 64 columns, groups innermost.
  */
 export function reduceColumns(
   begin: i32,
@@ -140,7 +167,15 @@ export function reduceColumns(
 }
 
 /** out[c] = sum or max over the blocks of partial[:, c] (f64), in order. Tasks: groups of 1024 columns. */
-export function joinBlocks(begin: i32, end: i32, isMax: i32, partial: usize, out: usize, blocks: i32, columns: i32): void {
+export function joinBlocks(
+  begin: i32,
+  end: i32,
+  isMax: i32,
+  partial: usize,
+  out: usize,
+  blocks: i32,
+  columns: i32,
+): void {
   for (let column = begin * 1024, stop = min(columns, end * 1024); column < stop; column++) {
     let at = partial + (usize(column) << 3);
     let value = load<f64>(at);

@@ -3,10 +3,10 @@
  *
  *     out[i] = x[i] cos[i] - x[i + h] sin[i],  out[i + h] = x[i + h] cos[i] + x[i] sin[i]   for i < h
  *
- * The gradient is the rotation by the opposite angle: the same export with `turn` = -1. Tasks: groups of positions (b, t) of
- * about 8192 elements. The spec is the composed form in core/ops/attention.ts.
+ * The gradient is the rotation by the opposite angle: the same export with `turn` = -1. Tasks: groups of positions (b,
+ * t) of about 8192 elements. The spec is the composed form in core/ops/attention.ts.
  */
-import { loadPart, storePart } from "./math";
+import { loadPart, storePart } from "./lanes";
 
 export function rope(
   begin: i32,

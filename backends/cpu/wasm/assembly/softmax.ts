@@ -2,12 +2,13 @@
  * softmax over rows, and the cross-entropy of logits, with their gradients. f32; rows are contiguous.
  *
  *     softmax: y = e^(x - m) / sum e^(x - m), m = max x            dx = y (dy - sum(y dy))
- *     crossEntropy: mean over kept rows of (log sum e^(x - m)) - (x_t - m)      dx = (softmax(x) - onehot(t)) dy / count
+ *     crossEntropy: mean over kept rows of log sum e^(x - m) - (x_t - m)    dx = (softmax(x) - onehot(t)) dy / count
  *
- * Tasks: groups of rows of about 8192 elements, at least one row. Sums: four neighbours in f32, then f64, in order. Weights
- * below e^-86.6 are 0. A row without a finite largest value becomes NaN, as in the composed forms in core/ops.
+ * Tasks: groups of rows of about 8192 elements, at least one row. Sums: four neighbours in f32, then f64, in order.
+ * Weights below e^-86.6 are 0. A row without a finite largest value becomes NaN, as in the composed forms in core/ops.
  */
-import { accumulate, expSmall, lanesBelow, loadPart, log, peakRow, storePart, total } from "./math";
+import { accumulate, lanesBelow, loadPart, peakRow, storePart, total } from "./lanes";
+import { expSmall, log } from "./math";
 
 @inline
 function rowsPerTask(columns: i32): i32 {
@@ -80,7 +81,15 @@ function dotRow(a: usize, b: usize, count: i32): f64 {
 }
 
 /** out = y (gradient - sum(y gradient)) over rows. */
-export function softmaxGradient(begin: i32, end: i32, y: usize, gradient: usize, out: usize, rows: i32, columns: i32): void {
+export function softmaxGradient(
+  begin: i32,
+  end: i32,
+  y: usize,
+  gradient: usize,
+  out: usize,
+  rows: i32,
+  columns: i32,
+): void {
   const perTask = rowsPerTask(columns);
   for (let row = begin * perTask, stop = min(rows, end * perTask); row < stop; row++) {
     const at = usize(row * columns) << 2;
@@ -171,7 +180,8 @@ export function crossEntropyGradient(
       memory.fill(out + at, 0, usize(columns) << 2);
       continue;
     }
-    const shift = v128.load_splat<f32>(shifts + (usize(row) << 2)), logSum = v128.load_splat<f32>(logSums + (usize(row) << 2));
+    const shift = v128.load_splat<f32>(shifts + (usize(row) << 2)),
+      logSum = v128.load_splat<f32>(logSums + (usize(row) << 2));
     probabilityRow(x + at, out + at, shift, logSum, scale, columns);
     if (u32(target) < u32(columns)) {
       const place = out + at + (usize(target) << 2);
