@@ -21,7 +21,8 @@ export async function verify(argv: readonly string[], output: Output): Promise<v
   const [path] = parseVerb(verifyVerb, argv).positional;
   const problems = await problemsOf(path, output);
   for (const problem of problems) output.err(problem);
-  if (problems.length > 0) throw new SyntaxError(`Cannot vouch for ${path}: ${problems.length} problems`);
+  if (problems.length === 0) return;
+  throw new SyntaxError(`Cannot vouch for ${path}: ${problems.length} problem${problems.length > 1 ? "s" : ""}`);
 }
 
 async function problemsOf(path: string, output: Output): Promise<string[]> {

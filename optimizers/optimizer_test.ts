@@ -9,7 +9,6 @@ import {
   adamW,
   finish,
   galore,
-  gramBasis,
   identity,
   Optimizer,
   type OptimizerOptions,

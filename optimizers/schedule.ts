@@ -40,7 +40,7 @@ export function warmupStableDecay(options: ScheduleOptions & { readonly decay: n
   const { peak, warmup = 0, total, minimum = 0, decay } = options;
   return (step) => {
     if (step < warmup) return peak * warm(step, warmup);
-    return peak + (minimum - peak) * progress(step, total - decay, total);
+    return peak + (minimum - peak) * progress(step, Math.max(warmup, total - decay), total);
   };
 }
 

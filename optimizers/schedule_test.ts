@@ -1,0 +1,69 @@
+/** Learning rates by step, against their formulas. */
+import assert from "node:assert/strict";
+import { constant, cosine, linearDecay, scaleByLearningRate, type Schedule, warmupStableDecay } from "./mod.ts";
+
+function assertRates(schedule: Schedule, expected: Readonly<Record<number, number>>): void {
+  for (const [step, rate] of Object.entries(expected)) {
+    assert.ok(Math.abs(schedule(Number(step)) - rate) < 1e-12, `step ${step}: ${schedule(Number(step))}, not ${rate}`);
+  }
+}
+
+Deno.test("constant() stays after its warm-up", () => {
+  assertRates(constant(0.3), { 1: 0.3, 2: 0.3, 1e6: 0.3 });
+  assertRates(constant(0.3, 3), { 1: 0.1, 2: 0.2, 3: 0.3, 4: 0.3 });
+});
+
+Deno.test("cosine() warms up in a line and falls to the minimum by half a cosine", () => {
+  const schedule = cosine({ peak: 0.8, warmup: 4, total: 12, minimum: 0.2 });
+  assertRates(schedule, {
+    1: 0.2,
+    2: 0.4,
+    4: 0.8,
+    6: 0.2 + 0.6 * (1 + Math.SQRT1_2) / 2,
+    8: 0.5,
+    10: 0.2 + 0.6 * (1 - Math.SQRT1_2) / 2,
+    12: 0.2,
+    13: 0.2,
+    1000: 0.2,
+  });
+  assertRates(cosine({ peak: 1, total: 2 }), { 1: 0.5, 2: 0 });
+});
+
+Deno.test("linearDecay() falls in a line", () => {
+  const schedule = linearDecay({ peak: 1, warmup: 2, total: 10, minimum: 0.2 });
+  assertRates(schedule, { 1: 0.5, 2: 1, 4: 0.8, 6: 0.6, 10: 0.2, 11: 0.2 });
+});
+
+Deno.test("warmupStableDecay() stays at the peak until its last steps", () => {
+  const schedule = warmupStableDecay({ peak: 1, warmup: 2, total: 10, decay: 4, minimum: 0.2 });
+  assertRates(schedule, { 1: 0.5, 2: 1, 5: 1, 6: 1, 7: 0.8, 8: 0.6, 10: 0.2, 99: 0.2 });
+});
+
+Deno.test("schedules never leave [0, peak] and meet without a jump, whatever their lengths", () => {
+  for (const warmup of [0, 1, 5, 10]) {
+    for (const total of [1, 10, 100]) {
+      if (warmup > total) continue;
+      const options = { peak: 1, warmup, total, minimum: 0.1 };
+      const schedules = [
+        cosine(options),
+        linearDecay(options),
+        ...[0, 3, 1000].map((decay) => warmupStableDecay({ ...options, decay })),
+      ];
+      for (const [index, schedule] of schedules.entries()) {
+        const rates = Array.from({ length: total + 5 }, (_, i) => schedule(i + 1));
+        assert.ok(rates.every((rate) => rate >= 0 && rate <= 1), `${index}: ${rates}`);
+        for (let i = 1; i < warmup; i++) assert.ok(Math.abs(rates[i] - rates[i - 1] - 1 / warmup) < 1e-12, `${rates}`);
+        for (let i = Math.max(1, warmup); i < rates.length; i++) {
+          assert.ok(rates[i] <= rates[i - 1] + 1e-12, `${index}: rises after the warm-up: ${rates}`);
+        }
+        assert.ok(total <= warmup || Math.abs(rates[total + 3] - 0.1) < 1e-12, `${index}: ends at ${rates[total + 3]}`);
+      }
+    }
+  }
+});
+
+Deno.test("scaleByLearningRate() gives the rate of each step", () => {
+  const rule = scaleByLearningRate(linearDecay({ peak: 1, total: 10 }));
+  assert.deepEqual([1, 5, 10].map((step) => rule.learningRate!(step)), [0.9, 0.5, 0]);
+  assert.equal(scaleByLearningRate(0.25).learningRate!(7), 0.25);
+});
