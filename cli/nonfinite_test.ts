@@ -29,8 +29,9 @@ for (const [name, value] of WEIGHTS) {
     const loss =
       /^Cannot take step 1: the loss is (NaN|-?Infinity); (.*?); the weights are those of step 0\. Lower --lr/;
     assert.equal(loss.exec(last)?.[2], `${name} holds ${value}`, last);
-    assert.deepEqual(await stepRows("run"), []);
-    assert.ok(!Object.keys(await fingerprint("run")).some((path) => path.includes("checkpoints")));
+    assert.deepEqual(Object.keys(await fingerprint("run")), ["run/.lock"]);
+    const again = await workspace.train("--out", "run", "--steps", "1");
+    assert.equal(again.code, 0, again.err);
   });
 }
 
@@ -58,7 +59,7 @@ Deno.test("trainLoop() leaves weights and state as they were when a gradient is 
   params.get("lm_head.weight").write(new Float32Array(257 * 32).fill(0));
   using optimizer = new Optimizer(
     params,
-    galoreSgd({ learningRate: 0.1, projected: /_proj\.weight$/, galore: { rank: 4, updateProjGap: 2 } }),
+    galoreSgd({ learningRate: 0.1, projected: /_proj|lm_head/, galore: { rank: 4, updateProjGap: 2 } }),
   );
   const before = new Map(
     await Promise.all([...params.entries()].map(async ([name, x]) => [name, await x.read()] as const)),

@@ -5,6 +5,7 @@ import { Batches, CorruptDataError } from "../data/mod.ts";
 import { DiskFullError, writeFolderDurably } from "./durable.ts";
 import { splitBatches } from "./eval.ts";
 import { evaluate, type TokenRows } from "./evaluation.ts";
+import { exists } from "./files.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { matmulSpeed } from "./matmul_speed.ts";
 import { isStepRow, type MetricsRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
@@ -29,10 +30,18 @@ export async function runTraining(setup: TrainingSetup, { folder, resumed }: Run
   const { run } = setup;
   const name = `${setup.model.name}-${run.optimizer}`;
   using created = folder ? undefined : await createRun(run.out, name, new Date());
-  const place = folder ?? created!;
-  await place.writeConfig({ run, model: setup.model.config });
-  using metrics = await MetricsWriter.open(place.metrics, { resumeAfterStep: resumed?.step ?? 0 });
-  using session = new Session(setup, place, metrics, output, resumed);
+  try {
+    await runIn(folder ?? created!, setup, resumed, output);
+  } catch (error) {
+    if (created) await removeUnbegun(created, run.out === undefined);
+    throw error;
+  }
+}
+
+async function runIn(folder: RunFolder, setup: TrainingSetup, resumed: TrainingState | undefined, output: Output) {
+  await folder.writeConfig({ run: setup.run, model: setup.model.config });
+  using metrics = await MetricsWriter.open(folder.metrics, { resumeAfterStep: resumed?.step ?? 0 });
+  using session = new Session(setup, folder, metrics, output, resumed);
   try {
     await session.train();
   } catch (error) {
@@ -40,6 +49,13 @@ export async function runTraining(setup: TrainingSetup, { folder, resumed }: Run
     throw error;
   }
   await session.finish();
+}
+
+/** A run that failed before its first step leaves nothing, so that the next may have its name. */
+async function removeUnbegun(folder: RunFolder, isNamedByUs: boolean): Promise<void> {
+  if (!await exists(folder.metrics) || (await readMetrics(folder.metrics)).length > 0) return;
+  if (isNamedByUs) return await Deno.remove(folder.path, { recursive: true });
+  for (const path of [folder.config, folder.metrics]) await Deno.remove(path);
 }
 
 /** One process's part of a run. */

@@ -1,7 +1,7 @@
 /** GaLore itself: what it costs, what it equals, when it renews, and what it refuses. */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/loops/mod.ts";
-import { fromArray, Params } from "../core/mod.ts";
+import { fromArray, OutOfMemoryError, Params } from "../core/mod.ts";
 import { rmsError } from "../core/testing/golden.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
 import {
@@ -215,6 +215,23 @@ Deno.test("galore() names the parameter when its gradient is not finite, and lea
         }
       }
     }
+  });
+});
+
+Deno.test("galore() frees the first side's basis when the second side's fails, and passes other errors on", async () => {
+  using backend = loopsBackend();
+  const failing: BasisStrategy = {
+    ...gramBasis(),
+    compute: (gradient, request) => {
+      if (request.side === "right") throw new OutOfMemoryError(2, 1, 2);
+      return gramBasis().compute(gradient, request);
+    },
+  };
+  await assertNoLeak("a failed refresh", backend, async () => {
+    const rule = galore(identity(), { rank: 2, basis: failing, projType: "full" });
+    using training = new Training(backend, PARABOLA, rule);
+    await training.stage();
+    await assert.rejects(training.optimizer.refresh(), OutOfMemoryError);
   });
 });
 

@@ -213,6 +213,18 @@ Deno.test("clip scales as torch.nn.utils.clip_grad_norm_ does: by clip / (norm +
   }
 });
 
+Deno.test("clip counts the 1e-6 beside a norm as small as it", () => {
+  using backend = loopsBackend();
+  using params = new Params(backend);
+  params.set("w", fromArray(backend, [0], [1]));
+  using optimizer = new Optimizer(params, sgd({ learningRate: 1 }), { clip: 1e-6 });
+  using gradient = fromArray(backend, [3e-6], [1]);
+  optimizer.stage("w", gradient);
+  optimizer.commit();
+  const [moved] = params.get("w").readSync();
+  assert.ok(Math.abs(moved / -0.75e-6 - 1) < 1e-5, `${moved}`);
+});
+
 Deno.test("clip takes the norm of the mean gradient when micro-batches are accumulated", async () => {
   using backend = loopsBackend();
   using whole = new Bench(backend, sgd({ learningRate: 1 }));

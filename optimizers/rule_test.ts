@@ -97,12 +97,18 @@ Deno.test("addDecayedWeights() and decayAfterUpdate() shrink a weight by rate ti
 
 Deno.test("chain() runs its rules in order, and scales the gradient once", async () => {
   using backend = loopsBackend();
-  const plusOne = (name: string, factor: number): GradientRule => ({
+  const times = (factor: number): GradientRule => ({
     ...identity(),
-    name,
+    name: "times",
     update: (update, state) => [mul(update, factor), state],
   });
-  const rule = chain(identity(), plusOne("twice", 2), plusOne("thrice", 3), scaleByLearningRate(0.5));
+  const rule = chain(
+    identity(),
+    times(2),
+    trace({ decay: 0 }), // scales by the factor too, where it comes first
+    times(3),
+    scaleByLearningRate(0.5),
+  );
   assertNear(await follow(backend, accumulate(1, rule), 0, [1]), [-3]);
   using params = new Params(backend);
   params.set("w", fromArray(backend, [0], [1]));

@@ -50,9 +50,9 @@ export function subspaceBasis(options: SubspaceOptions = {}): BasisStrategy {
     },
   };
 
-  /** Whether forming G^T G once costs less than multiplying by both factors each time. */
+  /** Whether forming G^T G once costs clearly less than multiplying by both factors each time. */
   function prefersGram([m, n]: readonly number[], d: number, carried: number): boolean {
-    return m * n * d + iterations * carried * d * d < iterations * 2 * carried * m * n;
+    return m * n * d + iterations * carried * d * d < 0.8 * iterations * 2 * carried * m * n;
   }
 }
 

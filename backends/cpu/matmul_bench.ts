@@ -2,8 +2,8 @@
  * Times matmul on the shapes of training: `deno bench -A backends/cpu/matmul_bench.ts`. WASM alone, and with a native BLAS
  * where there is one. GFLOP/s = 2 m n k / time.
  *
- * Measured 2026-11 on 2 cores of an AMD EPYC (AVX-512), Deno 2.9.6, f32, best of 0.4 s, GFLOP/s on 1 / 2 threads:
- * 512^3 WASM 44 / 88, OpenBLAS 0.3.21 124 / 245; [2048, 512] @ [1376, 512]^T WASM 44 / 82, OpenBLAS 118 / 228.
+ * Measured 2026-11-23 on a shared virtual machine with 2 cores (AMD EPYC, AVX-512), Deno 2.9.6, f32, GFLOP/s of
+ * processor time on one thread: 512^3 WASM 62, OpenBLAS 0.3.21 118; [2048, 512] @ [1376, 512]^T WASM 62, OpenBLAS 116.
  */
 import type { Operand } from "../../core/backend.ts";
 import { contiguousStrides, sizeOf } from "../../core/shape.ts";

@@ -3,15 +3,16 @@
  *
  * Layout: op(B) is packed into panels of 8 columns ([panel][k][8], zero-padded), K in blocks of at most KC. A is read
  * where it lies, row by row; a transposed A is first copied, 48 rows at a time. The micro-kernel holds 6x8 sums in 12
- * of the 15 vector registers that V8 gives out, 4 steps of k a round.
+ * of the 15 vector registers that V8 gives out.
  * Tasks: one of `gemmPackB` owns some panels of one K block of the packed B; one of `gemmTiles` a tile of C; one of
  * `gemmBatch` a matrix of C. backends/cpu/matmul.ts counts them. Products with a vector are in gemv.ts.
  * Numerics: each element of C sums a K block in order in f32 (fused multiply-add where RELAXED), then adds the blocks
  * in order. Blocks start at multiples of KC, whatever the tile: bits depend on the shape alone.
- * The spec is `matmul` in backends/cpu/loops. Over 300 lines, because the micro-kernel is unrolled by hand.
+ * The spec is `matmul` in backends/cpu/loops.
  *
  * Versions, f32 512^3 on one core of an AVX-512 machine (128-bit lanes), GFLOP/s of processor time: A and B packed into
- * panels, 2 steps of k a round, KC 256: 43.1; KC 512: 43.8; A unpacked, 4 steps a round: 50.3 (n = 64: 35 -> 46).
+ * panels, two steps of k a round: 43; A unpacked, four steps: 50; one step: 62. Unrolled, Binaryen joins the steps of
+ * each sum into one expression, which puts all loads before it and spills them.
  */
 import { madd } from "./math";
 
@@ -75,38 +76,7 @@ function microKernel(
   let c40 = f32x4.splat(0), c41 = f32x4.splat(0);
   let c50 = f32x4.splat(0), c51 = f32x4.splat(0);
   let x: v128, b0: v128, b1: v128;
-  for (let end = b + (usize(kc >> 2) << 7); b < end; b += 128) {
-    b0 = v128.load(b), b1 = v128.load(b, 16);
-    x = v128.load32_splat(a0), c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
-    x = v128.load32_splat(a1), c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
-    x = v128.load32_splat(a2), c20 = madd(x, b0, c20), c21 = madd(x, b1, c21);
-    x = v128.load32_splat(a3), c30 = madd(x, b0, c30), c31 = madd(x, b1, c31);
-    x = v128.load32_splat(a4), c40 = madd(x, b0, c40), c41 = madd(x, b1, c41);
-    x = v128.load32_splat(a5), c50 = madd(x, b0, c50), c51 = madd(x, b1, c51);
-    b0 = v128.load(b, 32), b1 = v128.load(b, 48);
-    x = v128.load32_splat(a0, 4), c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
-    x = v128.load32_splat(a1, 4), c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
-    x = v128.load32_splat(a2, 4), c20 = madd(x, b0, c20), c21 = madd(x, b1, c21);
-    x = v128.load32_splat(a3, 4), c30 = madd(x, b0, c30), c31 = madd(x, b1, c31);
-    x = v128.load32_splat(a4, 4), c40 = madd(x, b0, c40), c41 = madd(x, b1, c41);
-    x = v128.load32_splat(a5, 4), c50 = madd(x, b0, c50), c51 = madd(x, b1, c51);
-    b0 = v128.load(b, 64), b1 = v128.load(b, 80);
-    x = v128.load32_splat(a0, 8), c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
-    x = v128.load32_splat(a1, 8), c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
-    x = v128.load32_splat(a2, 8), c20 = madd(x, b0, c20), c21 = madd(x, b1, c21);
-    x = v128.load32_splat(a3, 8), c30 = madd(x, b0, c30), c31 = madd(x, b1, c31);
-    x = v128.load32_splat(a4, 8), c40 = madd(x, b0, c40), c41 = madd(x, b1, c41);
-    x = v128.load32_splat(a5, 8), c50 = madd(x, b0, c50), c51 = madd(x, b1, c51);
-    b0 = v128.load(b, 96), b1 = v128.load(b, 112);
-    x = v128.load32_splat(a0, 12), c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
-    x = v128.load32_splat(a1, 12), c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
-    x = v128.load32_splat(a2, 12), c20 = madd(x, b0, c20), c21 = madd(x, b1, c21);
-    x = v128.load32_splat(a3, 12), c30 = madd(x, b0, c30), c31 = madd(x, b1, c31);
-    x = v128.load32_splat(a4, 12), c40 = madd(x, b0, c40), c41 = madd(x, b1, c41);
-    x = v128.load32_splat(a5, 12), c50 = madd(x, b0, c50), c51 = madd(x, b1, c51);
-    a0 += 16, a1 += 16, a2 += 16, a3 += 16, a4 += 16, a5 += 16;
-  }
-  for (let end = b + (usize(kc & 3) << 5); b < end; b += 32) {
+  for (let end = b + (usize(kc) << 5); b < end; b += 32) {
     b0 = v128.load(b), b1 = v128.load(b, 16);
     x = v128.load32_splat(a0), c00 = madd(x, b0, c00), c01 = madd(x, b1, c01);
     x = v128.load32_splat(a1), c10 = madd(x, b0, c10), c11 = madd(x, b1, c11);
