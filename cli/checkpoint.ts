@@ -43,6 +43,9 @@ interface LeafFile {
 /** Separates parameter name and state path in `optimizer.safetensors`. */
 const SEPARATOR = "::";
 
+/** What an optimizer holds between `stage` and `commit`: only a checkpoint amid a step has any. */
+const HELD = ["staged", "square"] as const;
+
 /** Writes weights, config and tokenizer: a folder for Hugging Face. */
 export async function saveModel(
   writer: FolderWriter,
@@ -66,7 +69,10 @@ export async function saveTraining(writer: FolderWriter, optimizer: Optimizer, s
   for (const [name, leaf] of snapshot.leaves) {
     const { tensors, values } = flattenState(leaf.state);
     for (const [path, tensor] of tensors) entries.push(entryOf(name + SEPARATOR + path, tensor));
-    if (leaf.staged) entries.push(entryOf(`${name}${SEPARATOR}staged`, leaf.staged));
+    for (const held of HELD) {
+      const tensor = leaf[held];
+      if (tensor) entries.push(entryOf(name + SEPARATOR + held, tensor));
+    }
     leaves[name] = { values, count: leaf.count };
   }
   await using sink = await writer.create("optimizer.safetensors");
@@ -144,9 +150,9 @@ export async function loadOptimizer(folder: Folder, optimizer: Optimizer, backen
     const saved = file.optimizer.leaves[name];
     const tensors = grouped.get(name) ?? new Map<string, Tensor>();
     if (!saved) continue;
-    const staged = tensors.get("staged");
-    tensors.delete("staged");
-    leaves.set(name, { state: unflattenState(leaf.state, tensors, saved.values), staged, count: saved.count });
+    const [staged, square] = HELD.map((held) => tensors.get(held));
+    for (const held of HELD) tensors.delete(held);
+    leaves.set(name, { state: unflattenState(leaf.state, tensors, saved.values), staged, square, count: saved.count });
   }
   optimizer.restore({ step: file.optimizer.step, leaves });
 }
