@@ -1,10 +1,9 @@
 /** `eval`: loss and perplexity of a model on data. */
-import { Batches } from "../data/mod.ts";
 import { defineVerb, parseVerb } from "./arguments.ts";
 import { loadModel } from "./checkpoint.ts";
 import { chooseTokenizer, openData } from "./data_source.ts";
 import { openDevice } from "./device.ts";
-import { evaluate, type TokenRows } from "./evaluation.ts";
+import { evaluate, splitBatches } from "./evaluation.ts";
 import { FileFolder } from "./files.ts";
 import { dataFlags, deviceFlags } from "./flags.ts";
 import { formatNumber, type Output } from "./log.ts";
@@ -51,25 +50,4 @@ export async function evaluateVerb(argv: readonly string[], output: Output): Pro
       } tokens`,
     );
   }
-}
-
-/** Every row of a split once, in order; the last batch may be smaller. `batches` 0: all. */
-export async function* splitBatches(
-  path: string,
-  rows: number,
-  { split, batch, batches }: { split: "train" | "validation"; batch: number; batches: number },
-): AsyncGenerator<TokenRows> {
-  const total = batches > 0 ? Math.min(rows, batches * batch) : rows;
-  await using whole = new Batches(path, { split, batch, shuffle: false, readers: 0 });
-  let done = 0;
-  for (; done + batch <= total; done += batch) yield await whole.next();
-  if (done === total) return;
-  await using rest = new Batches(path, {
-    split,
-    batch: total - done,
-    shuffle: false,
-    readers: 0,
-    start: { index: done },
-  });
-  yield await rest.next();
 }

@@ -1,5 +1,6 @@
 /** Loss on held-out text: an exact mean over tokens, not a mean of batch means. */
 import { type Backend, fromArray, noGrad, type ParamsView, scope } from "../core/mod.ts";
+import { Batches } from "../data/mod.ts";
 import { type LlamaConfig, llamaLoss } from "../models/mod.ts";
 
 /** Token rows as the data package yields them: [batch, seq + 1], row-major. */
@@ -56,4 +57,25 @@ function lossOf(
     llamaLoss(params, config, fromArray(backend, inputs, shape), fromArray(backend, targets, shape))
   );
   return evaluation.keep(loss);
+}
+
+/** Every row of a split once, in order; the last batch may be smaller. `batches` 0: all. */
+export async function* splitBatches(
+  path: string,
+  rows: number,
+  { split, batch, batches }: { split: "train" | "validation"; batch: number; batches: number },
+): AsyncGenerator<TokenRows> {
+  const total = batches > 0 ? Math.min(rows, batches * batch) : rows;
+  await using whole = new Batches(path, { split, batch, shuffle: false, readers: 0 });
+  let done = 0;
+  for (; done + batch <= total; done += batch) yield await whole.next();
+  if (done === total) return;
+  await using rest = new Batches(path, {
+    split,
+    batch: total - done,
+    shuffle: false,
+    readers: 0,
+    start: { index: done },
+  });
+  yield await rest.next();
 }

@@ -7,7 +7,7 @@
 import { exists, join, readJsonFile } from "./files.ts";
 import { latestCheckpoint, type RunFolder } from "./run_folder.ts";
 import type { Run } from "./options.ts";
-import type { TrainingSetup } from "./train.ts";
+import type { TrainingSetup } from "./training_setup.ts";
 
 /** The options that a run was started with. */
 export async function readRun(folder: RunFolder): Promise<Partial<Run>> {

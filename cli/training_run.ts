@@ -3,8 +3,7 @@ import type { TrainingState } from "./checkpoint.ts";
 import { saveModel, saveTraining } from "./checkpoint.ts";
 import { Batches, CorruptDataError } from "../data/mod.ts";
 import { DiskFullError, writeFolderDurably } from "./durable.ts";
-import { splitBatches } from "./eval.ts";
-import { evaluate, type TokenRows } from "./evaluation.ts";
+import { evaluate, splitBatches, type TokenRows } from "./evaluation.ts";
 import { exists } from "./files.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { matmulSpeed } from "./matmul_speed.ts";
@@ -16,7 +15,7 @@ import { identityOf } from "./resume.ts";
 import { checkpointName, createRun, pruneCheckpoints, type RunFolder } from "./run_folder.ts";
 import { generateTokens } from "./sampling.ts";
 import { StopWatch } from "./signals.ts";
-import { parameterRows, type TrainingSetup } from "./train.ts";
+import { parameterRows, type TrainingSetup } from "./training_setup.ts";
 import { modelFlops, trainLoop } from "./trainer.ts";
 
 /** Where a run begins: anew, or in the folder and state of an earlier one. */

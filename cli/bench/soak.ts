@@ -6,6 +6,7 @@
  * Peak memory is a process's own, so that each part on the store runs in one of its own: `soak.ts PART FOLDER`.
  */
 import { resourceUsage } from "node:process";
+import { fileURLToPath } from "node:url";
 import { Batches, byteTokenizer, openStore, writeStore } from "../../data/mod.ts";
 import { formatBytes, formatTable, memoryOutput } from "../log.ts";
 import { main } from "../main.ts";
@@ -78,7 +79,7 @@ async function peakBytes(): Promise<number> {
 }
 
 async function spawnPart(part: string, folder: string): Promise<Figures> {
-  const args = ["run", "-A", new URL(import.meta.url).pathname, part, folder];
+  const args = ["run", "-A", fileURLToPath(import.meta.url), part, folder];
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args }).output();
   if (code !== 0) throw new Error(`${part}: ${new TextDecoder().decode(stderr)}`);
   return JSON.parse(new TextDecoder().decode(stdout));
