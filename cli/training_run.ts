@@ -214,6 +214,7 @@ class Session implements Disposable {
   async finish(): Promise<void> {
     await this.#save();
     if (this.#stop.stopRequested) {
+      await this.#report(await readMetrics(this.folder.metrics), []);
       this.output.err(`stopped after step ${this.#step}; go on with --resume ${this.folder.path}`);
       return;
     }
@@ -235,6 +236,7 @@ class Session implements Disposable {
         `${this.#tokens.toLocaleString("en-US")} tokens; ${this.folder.path}/report.html`,
     );
   }
+
   async #report(rows: readonly MetricsRow[], baselines: readonly Baseline[]): Promise<void> {
     const { run, model, params, backend, choice } = this.setup;
     const [head, ...body] = parameterRows(this.setup);

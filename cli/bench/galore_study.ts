@@ -185,7 +185,8 @@ for (const line of formatTable(table, "lrrrrrrr")) console.log(line);
 
 if (!earlier) {
   const series = METHODS.map(({ name }) => ({
-    name,
+    name: name.replace("projected matrices ", "").replace("GaLore d/4, gap", "d/4, gap"),
+    style: { dots: true },
     points: results.filter((result) => result.method === name && result.seed === 1)
       .sort((a, b) => a.rate - b.rate)
       .map(({ rate, loss }) => [rate, loss] as [number, number]),
@@ -197,7 +198,7 @@ if (!earlier) {
     xScale: "log",
     xTicks: [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.08],
     standalone: true,
-    width: 860,
+    width: 1000,
     height: 440,
   });
   Deno.writeTextFileSync(`${flags.out}/study.svg`, svg);
