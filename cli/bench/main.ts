@@ -21,7 +21,7 @@ async function measure(what: string, command: string, args: string[]): Promise<R
 }
 
 const deno = (file: string, ...args: string[]) =>
-  measure(`${file} ${args.join(" ")}`, Deno.execPath(), ["run", "-A", file, ...args]);
+  measure(`${file} ${args.join(" ")}`, Deno.execPath(), ["run", "-A", "--no-lock", file, ...args]);
 const torch = (file: string, ...args: string[]) => measure(`${file} ${args.join(" ")}`, python, [file, ...args]);
 
 async function torchMatmul(n: number): Promise<Record<string, number> | undefined> {

@@ -24,7 +24,9 @@ async function lowrank(n: number, rounds: number, blas: "off" | "require"): Prom
 }
 
 async function jaxJs(n: number, rounds: number): Promise<number[]> {
-  const { defaultDevice, init, numpy } = await import("npm:@jax-js/jax@0.1.25");
+  // by name, so that only a bench fetches the peer
+  const peer = "npm:@jax-js/jax@0.1.25";
+  const { defaultDevice, init, numpy } = await import(peer);
   await init("wasm");
   defaultDevice("wasm");
   const a = numpy.full([n, n], 1.5);

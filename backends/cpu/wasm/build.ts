@@ -25,9 +25,22 @@ export function readSources(): Map<string, string> {
   return new Map(names.map((name) => [name, Deno.readTextFileSync(new URL(name, folder)).replaceAll("\r\n", "\n")]));
 }
 
+/** By name, so that neither the test of the hash nor a user's first start fetches a compiler. */
+const COMPILER = "npm:assemblyscript@0.28.20/asc";
+
+/** What is used of the compiler's programming interface. */
+interface Compiler {
+  main(argv: readonly string[], io: {
+    stdout: { write(text: string | Uint8Array): void };
+    stderr: { write(text: string | Uint8Array): void };
+    readFile(name: string): string | null;
+    writeFile(name: string, contents: string | Uint8Array): void;
+    listFiles(): string[];
+  }): Promise<{ error: Error | null }>;
+}
+
 async function compile(sources: ReadonlyMap<string, string>, relaxed: boolean): Promise<Uint8Array<ArrayBuffer>> {
-  // Imported here, so that the test of the hash needs no compiler.
-  const { default: asc } = await import("npm:assemblyscript@0.28.20/asc");
+  const { default: asc } = await import(COMPILER) as { default: Compiler };
   let binary: Uint8Array<ArrayBuffer> | undefined;
   const messages: string[] = [];
   const stream = { write: (text: string | Uint8Array) => void messages.push(String(text)) };
