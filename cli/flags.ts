@@ -87,6 +87,7 @@ export const optimizerFlags = {
     type: "number",
     above: 0,
     help: "peak learning rate",
+    aliases: ["learningRate"],
     defaultHelp: "0.02 GaLore, 0.003 Adam, 0.1 SGD",
     group: GROUPS.optimizer,
   },
