@@ -66,12 +66,28 @@ export class RunError extends Error {
  */
 export async function createRun(path: string | undefined, name: string, now: Date): Promise<RunFolder> {
   if (path === undefined) return await createNamed(join(RUNS, `${fileName(name)}-${stamp(now)}`));
+  await checkUnused(path);
   await makeFolderDurably(path);
   const run = await RunFolder.lock(path);
+  try {
+    await checkUnused(path);
+    return run;
+  } catch (error) {
+    run[Symbol.dispose]();
+    throw error;
+  }
+}
+
+/** @throws RunError when a run cannot begin in `path`: it holds one, or is a file. */
+export async function checkUnused(path: string): Promise<void> {
+  if (await isFile(path)) throw new RunError(`Cannot start a run in ${path}: it is a file; choose another --out`);
   const used = await usedBy(path);
-  if (used === undefined) return run;
-  run[Symbol.dispose]();
+  if (used === undefined) return;
   throw new RunError(`Cannot start a run in ${path}: it has ${used}; add --resume ${path}, or choose another --out`);
+}
+
+async function isFile(path: string): Promise<boolean> {
+  return await exists(path) && (await Deno.stat(path)).isFile;
 }
 
 /** Two runs that start within a second get two folders. */

@@ -10,7 +10,7 @@ import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRows } from "./memory_plan.ts";
 import { resolveRun } from "./recipe.ts";
 import { checkIdentity, identityOf, readRun } from "./resume.ts";
-import { latestCheckpoint, resumeRun, type RunFolder } from "./run_folder.ts";
+import { checkUnused, latestCheckpoint, resumeRun, type RunFolder } from "./run_folder.ts";
 import { trainLoop } from "./trainer.ts";
 import { runTraining } from "./training_run.ts";
 import { prepareTraining, printSetup, type TrainingSetup } from "./training_setup.ts";
@@ -38,6 +38,7 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
   using folder = resume === undefined ? undefined : await resumeRun(resume);
   const saved = folder ? await readRun(folder) : {};
   const run = await resolveRun(flags, config, saved);
+  if (!folder && run.out !== undefined && !dryRun) await checkUnused(run.out);
   const setup = await prepareTraining(run, output);
   using _backend = setup.backend;
   using _params = setup.params;
