@@ -3,7 +3,7 @@
  * optimizer's whole state beside it (`optimizer.safetensors`, `state.json`), so that a resumed run takes the same next
  * step, bit for bit. Written durably by `durable.ts`.
  */
-import { type Backend, empty, own, Params, type Tensor } from "../core/mod.ts";
+import { type Backend, type DType, empty, own, Params, type Tensor } from "../core/mod.ts";
 import {
   checkWeights,
   type Folder,
@@ -96,7 +96,7 @@ function entryOf(name: string, tensor: Tensor) {
 }
 
 const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16", i32: "I32", u32: "U32", u8: "U8", f64: "F64" } as const;
-const FROM_DTYPES = { F32: "f32", BF16: "bf16", F16: "f16", I32: "i32", U32: "u32", U8: "u8", F64: "f64" } as const;
+const FROM_DTYPES = new Map(Object.entries(DTYPES).map(([ours, theirs]) => [theirs as string, ours as DType]));
 
 /** Reads a Hugging Face LLaMA folder onto a backend: strict names, shapes and dtypes; f16 and bf16 become f32. */
 export async function loadModel(backend: Backend, folder: Folder): Promise<{ params: Params; config: LlamaConfig }> {
@@ -140,7 +140,9 @@ export async function loadOptimizer(folder: Folder, optimizer: Optimizer, backen
   const grouped = new Map<string, Map<string, Tensor>>();
   for (const [full, { dtype, shape }] of stored.tensors) {
     const [name, path] = full.split(SEPARATOR);
-    const tensor = own(empty(backend, shape, FROM_DTYPES[dtype as keyof typeof FROM_DTYPES], full));
+    const kept = FROM_DTYPES.get(dtype);
+    if (!kept) throw new SyntaxError(`Cannot load optimizer.safetensors: ${full} has dtype ${dtype}`);
+    const tensor = own(empty(backend, shape, kept, full));
     backend.write(tensor.buffer, 0, await stored.bytes(full));
     if (!grouped.has(name)) grouped.set(name, new Map());
     grouped.get(name)!.set(path, tensor);

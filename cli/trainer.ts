@@ -5,7 +5,7 @@
  * A step is synchronous between its awaits, and the loop yields a macrotask after each, so that signals, timers and
  * reader workers are served.
  */
-import { type Backend, backward, formatBytes, fromArray, type Params, scope, type Tensor } from "../core/mod.ts";
+import { type Backend, backward, fromArray, type Params, scope, type Tensor } from "../core/mod.ts";
 import { type LlamaConfig, llamaFlopsPerToken, llamaLoss } from "../models/mod.ts";
 import type { Optimizer } from "../optimizers/mod.ts";
 import { splitRows, type TokenRows } from "./evaluation.ts";
@@ -135,12 +135,4 @@ export function macrotask(): Promise<void> {
 /** Model FLOP/s of a step: what a hardware utilisation is a part of. */
 export function modelFlops(config: LlamaConfig, seq: number, tokensPerSecond: number): number {
   return llamaFlopsPerToken(config, seq) * tokensPerSecond;
-}
-
-/** One line on the memory in use. */
-export function memoryLine(backend: Backend): string {
-  const { inUse, peak, reserved, limit } = backend.memory();
-  return `memory: ${formatBytes(inUse)} in use, peak ${formatBytes(peak)}, reserved ${formatBytes(reserved)} of ${
-    formatBytes(limit)
-  }`;
 }

@@ -21,16 +21,40 @@ type Loop = (
   size: number,
 ) => void;
 
+/** A loop an op, so that none pays for a call an element. */
 const LOOPS: Record<BinaryOp, Loop> = {
-  add: addLoop,
-  sub: subLoop,
-  mul: mulLoop,
-  div: divLoop,
-  max: maxLoop,
-  min: minLoop,
-  pow: powLoop,
-  less: lessLoop,
-  equal: equalLoop,
+  add: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] + b[bt];
+  },
+  sub: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] - b[bt];
+  },
+  mul: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] * b[bt];
+  },
+  div: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] / b[bt];
+  },
+  max: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = Math.max(a[at], b[bt]);
+  },
+  min: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = Math.min(a[at], b[bt]);
+  },
+  pow: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] ** b[bt];
+  },
+  less: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] < b[bt] ? 1 : 0;
+  },
+  equal: (a, at, da, b, bt, db, out, to, size) => {
+    for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] === b[bt] ? 1 : 0;
+  },
+};
+
+/** `mul` of integers: the low 32 bits of the product, which f64 would lose. */
+const imulLoop: Loop = (a, at, da, b, bt, db, out, to, size) => {
+  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = Math.imul(a[at], b[bt]);
 };
 
 /** See `Kernels.binary`. */
@@ -49,145 +73,4 @@ export function binary(view: View, op: BinaryOp, a: Operand, b: Operand, out: Op
       [left.offset, right.offset, offset],
       ([at, bt, to]) => loop(left.data, at, da, right.data, bt, db, data, to, size),
     ));
-}
-
-function addLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] + b[bt];
-}
-
-function subLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] - b[bt];
-}
-
-function mulLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] * b[bt];
-}
-
-/** The low 32 bits of the product, which f64 would lose. */
-function imulLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = Math.imul(a[at], b[bt]);
-}
-
-function divLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] / b[bt];
-}
-
-function maxLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = Math.max(a[at], b[bt]);
-}
-
-function minLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = Math.min(a[at], b[bt]);
-}
-
-function powLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] ** b[bt];
-}
-
-function lessLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] < b[bt] ? 1 : 0;
-}
-
-function equalLoop(
-  a: Numbers,
-  at: number,
-  da: number,
-  b: Numbers,
-  bt: number,
-  db: number,
-  out: Numbers,
-  to: number,
-  size: number,
-): void {
-  for (let i = 0; i < size; i++, at += da, bt += db) out[to + i] = a[at] === b[bt] ? 1 : 0;
 }
