@@ -7,9 +7,13 @@
  * modes. Two invariants, each with a test: a leaf is finished only when no pending node uses it (tied embeddings,
  * checkpointed segments); the sink runs only after all vjps of the current node (it may overwrite the parameter).
  *
+ * A gradient has its tensor's dtype, with one exception: that of a leaf stored in 16 bits may reach the sink in f32 (from
+ * a matmul, whose sums are f32 anyway) or in its own dtype (from everything else). Parts that differ add up in f32.
+ *
  * It refuses to differentiate twice: vjps run without a tape.
  */
-import { add, stopGradient } from "./ops/elementwise.ts";
+import { isHalf } from "./dtype.ts";
+import { add, cast, stopGradient } from "./ops/elementwise.ts";
 import { contiguous } from "./ops/layout.ts";
 import { fill } from "./ops/create.ts";
 import { currentScope, own, type Owned, scope } from "./scope.ts";
@@ -26,7 +30,7 @@ let nextId = 1;
 let recording = true;
 let watcher: Set<Node> | undefined;
 
-/** One operation on the tape, or a leaf. */
+/** One operation on the tape, a leaf, or an input of a segment that is run again (both without a vjp). */
 export class Node implements Owned {
   readonly id: number = nextId++;
   #saved: Tensor[];
@@ -66,6 +70,11 @@ export class Node implements Owned {
 export function asLeaf(tensor: Tensor, name: string): Tensor {
   tensor.node = new Node("leaf", [], [], undefined, name);
   return tensor;
+}
+
+/** True for a leaf stored in 16 bits: the one kind of tensor whose gradient may be f32 beside it. */
+export function isHalfLeaf(x: Tensor): boolean {
+  return x.node?.op === "leaf" && isHalf(x.dtype);
 }
 
 /** Runs `fn` without recording: nothing made inside needs a gradient. */
@@ -184,11 +193,16 @@ function runVjp(node: Node, gradient: Tensor, pending: Map<Node, Tensor>): void 
     const part = thunks[index]?.();
     if (!part) return;
     const before = pending.get(input);
-    const total = before ? add(before, part) : part;
+    const total = before ? sumOfParts(before, part) : part;
     // a thunk may hand on the gradient itself, a saved tensor or one of the caller's
     pending.set(input, total.owner === inner ? own(total) : total.retained());
     before?.dispose();
   });
+}
+
+/** Parts of one gradient. They differ in dtype only for a 16-bit leaf: a tied embedding gets one from a matmul. */
+function sumOfParts(a: Tensor, b: Tensor): Tensor {
+  return a.dtype === b.dtype ? add(a, b) : add(cast(a, "f32"), cast(b, "f32"));
 }
 
 /**
@@ -207,11 +221,11 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
     throw new TypeError(`Cannot checkpoint(): the function captures the result of ${captured.op}; pass it as an input`);
   }
   const out = inner.keep(stopGradient(result));
-  const wanted = inputs.map((input) => input.node !== undefined);
-  const nodes = [...inputs.map((input) => input.node), ...touched];
+  const outside = inputs.map((input) => input.node);
+  const nodes = [...outside, ...touched];
   if (!needsGradient(inputs) && !(recording && touched.length > 0)) return out;
   out.node = new Node("checkpoint", nodes, inputs, (gradient, saved) => {
-    const gradients = recompose(fn, saved, wanted, gradient, touched);
+    const gradients = recompose(fn, saved, outside, gradient, touched);
     return nodes.map((_, index) => () => gradients[index]);
   });
   return out;
@@ -232,19 +246,25 @@ function watch(fn: () => Tensor): { result: Tensor; touched: Node[] } {
 }
 
 /**
- * Runs a segment again from its saved inputs and gives the gradients of the inputs that are wanted, then of the leaves
- * that it reaches through closures. Used by checkpoints and by fused ops without a vjp.
+ * Runs a segment again from its saved inputs and gives the gradients of the inputs that have a node outside, then of the
+ * leaves that it reaches through closures. Used by checkpoints and by fused ops without a vjp.
+ *
+ * @param nodes the inputs' nodes outside the segment
  */
 export function recompose(
   fn: (...inputs: Tensor[]) => Tensor,
   saved: readonly Tensor[],
-  wanted: readonly boolean[],
+  nodes: readonly (Node | undefined)[],
   gradient: Tensor,
   leaves: readonly Node[] = [],
 ): (Tensor | undefined)[] {
   const inputs = saved.map((tensor, index) => {
     const input = stopGradient(tensor);
-    return wanted[index] ? asLeaf(input, `input ${index}`) : input;
+    const outside = nodes[index];
+    // only what is a leaf outside is one here: else a 16-bit activation's gradient would come in f32
+    const op = outside?.op === "leaf" ? "leaf" : "input";
+    if (outside) input.node = new Node(op, [], [], undefined, `input ${index}`);
+    return input;
   });
   const slots = [...inputs.map((input) => input.node), ...leaves];
   const gradients = new Array<Tensor | undefined>(slots.length).fill(undefined);

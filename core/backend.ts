@@ -85,6 +85,11 @@ export interface AddIntoOptions {
   readonly rounding: "nearest" | "stochastic";
   /** Key of the random bits for stochastic rounding: element i takes word i of `randomBits`. */
   readonly key?: readonly [number, number];
+  /**
+   * A 16-bit parameter's exact value: f32, contiguous, of its shape, with `rounding` "nearest". It is advanced in place
+   * (master += delta in f32), and the parameter becomes the master rounded to nearest even, whatever it held before.
+   */
+  readonly master?: Operand;
 }
 
 /**
@@ -111,18 +116,25 @@ export interface Kernels {
   reduce(op: ReduceOp, x: Operand, axes: number, out: Operand): void;
   /**
    * out[.., M, N] = a @ b with f32 accumulation (f64 for f64). The innermost stride of a and b is 1, the row stride at
-   * least the row length, batch strides anything (0 broadcasts); batch axes equal the output's.
+   * least the row length, batch strides anything (0 broadcasts); batch axes equal the output's. a and b have one dtype;
+   * out has it too, or is f32 where they are 16-bit: then the sums are stored as they are.
    */
   matmul(a: Operand, b: Operand, out: Operand, options: MatmulOptions): void;
   /** Copies between any two views of the same shape and dtype: makes contiguous, and writes the parts of a concat. */
   copyStrided(x: Operand, out: Operand): void;
   /** out[n, :] = table[indices[n], :]. table [V, D], indices i32/u32 [N]. @throws RangeError for an index outside. */
   takeRows(table: Operand, indices: Operand, out: Operand): void;
-  /** out[v, :] = sum of rows[n, :] where indices[n] == v, in order of n; every other row is 0. Deterministic. */
+  /**
+   * out[v, :] = sum of rows[n, :] where indices[n] == v, in order of n; every other row is 0. Deterministic. 16-bit rows
+   * are added in f32, and each sum is rounded once.
+   */
   scatterAddRows(rows: Operand, indices: Operand, out: Operand): void;
   /** out (u32) = the words of threefry-2x32-20 under `key`: word i is component i % 2 of block floor(i / 2). */
   randomBits(key: readonly [number, number], out: Operand): void;
-  /** The one in-place op: param += delta. delta f32 (f64 for f64); param f32, bf16, f16 or f64; both contiguous. */
+  /**
+   * The one in-place op: param += delta. delta f32 (f64 for f64); param f32, bf16, f16 or f64; both contiguous. The sum
+   * is taken in f32 and rounded to a 16-bit parameter as the options say; f16 is not rounded stochastically.
+   */
   addInto(param: Operand, delta: Operand, options: AddIntoOptions): void;
 }
 
@@ -142,6 +154,12 @@ export type KernelName = keyof Kernels;
  * | swiglu | gate, up | silu(gate) * up | |
  * | rope | x [B, T, H, K], cos [T, K/2], sin [T, K/2] | half-split rotation, as x | |
  * | attention | q [B, T, H, K], k [B, S, G, K], v [B, S, G, K], mask u32 [B, S]? | [B, T, H, K] | |
+ * | sumOfSquares | x, any shape | [], not finite when an element is infinite or NaN | |
+ *
+ * Over 16-bit operands the definition is: widen the float operands to f32, run the composed form there, round the result
+ * once to the output's dtype; gradients likewise, each once to its operand's dtype. All 16-bit operands of a call are of
+ * one dtype, and the output is of that dtype as well. Exceptions: the tables of `rope` stay f32, and `crossEntropy` and
+ * `sumOfSquares` write f32, so that the gradient that their vjp gets is f32.
  */
 export interface FusedAttributes {
   softmax: Record<never, never>;
@@ -154,6 +172,7 @@ export interface FusedAttributes {
   rope: Record<never, never>;
   /** Query t sees key s when mask[b, s] is 1 (if given) and, if causal, s <= t + S - T. Head h reads group h * G / H. */
   attention: { readonly causal: boolean; readonly scale: number };
+  sumOfSquares: Record<never, never>;
 }
 
 export type FusedName = keyof FusedAttributes;
@@ -219,7 +238,8 @@ export interface ParameterUpdate {
 export interface UpdateKernels {
   /**
    * Advances mu and nu in place. With `param`, applies the update to it in place; with `out`, writes u there.
-   * `factor` (f32 scalar on the device) multiplies the gradient first: the clip factor.
+   * `factor` (f32 scalar on the device) multiplies the gradient first: the clip factor. A negative factor leaves param,
+   * mu and nu as they are and writes 0 to `out`: the finite-gate of a guarded optimizer, shut.
    */
   adam?(
     operands: {

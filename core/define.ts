@@ -2,10 +2,13 @@
  * How an op reaches the seam: argument checks, and the fused-or-composed choice.
  *
  * The composed form of a fused op is its definition. It runs when the backend has no entry or the entry declines; its
- * gradient is used (from the saved inputs) when the entry has no vjp of its own.
+ * gradient is used (from the saved inputs) when the entry has no vjp of its own. Over 16-bit operands the definition is
+ * the composed form in f32 between casts: rounding every intermediate to 16 bits would leave two digits of a norm.
  */
 import type { FusedAttributes, FusedKernel, FusedName, Operand, Spec } from "./backend.ts";
 import { needsGradient, Node, recompose, record } from "./autograd.ts";
+import { type DType, isHalf } from "./dtype.ts";
+import { cast } from "./ops/elementwise.ts";
 import { contiguous } from "./ops/layout.ts";
 import { scope } from "./scope.ts";
 import { describe } from "./shape.ts";
@@ -49,7 +52,15 @@ export function composed(op: string, compose: () => Tensor): Tensor {
 }
 
 /**
- * Runs a fused op: the backend's entry if it takes these operands, else the composed form.
+ * `compose` between casts: 16-bit inputs are widened to f32, and the result is rounded once to `dtype`. Its gradient
+ * comes back in the inputs' own dtypes. Other inputs pass as they are.
+ */
+export function widened(dtype: DType, compose: (...inputs: Tensor[]) => Tensor): (...inputs: Tensor[]) => Tensor {
+  return (...inputs) => cast(compose(...inputs.map((x) => isHalf(x.dtype) ? cast(x, "f32") : x)), dtype);
+}
+
+/**
+ * Runs a fused op: the backend's entry if it takes these operands, else the composed form, in f32 for 16-bit operands.
  *
  * @param out what the op gives
  * @param compose the definition, in terms of other ops
@@ -63,7 +74,8 @@ export function fused<Name extends FusedName>(
 ): Tensor {
   const backend = inputs[0].backend;
   const entry = composedOnly ? undefined : backend.fused[name] as FusedKernel<FusedAttributes[Name]> | undefined;
-  if (!entry?.supports(inputs, attributes)) return composed(name, () => compose(...inputs));
+  const definition = isHalf(inputs[0].dtype) ? widened(out.dtype, compose) : compose;
+  if (!entry?.supports(inputs, attributes)) return composed(name, () => definition(...inputs));
   using inner = scope(name);
   const operands = inputs.map(contiguous);
   const result = emptyLike(backend, out);
@@ -73,8 +85,7 @@ export function fused<Name extends FusedName>(
     if (entry.vjp) recordFused(name, entry, attributes, inputs, operands, result, residuals);
     else {
       record(name, result, inputs, operands, (gradient, saved) => {
-        const wanted = inputs.map((input) => input.node !== undefined);
-        const gradients = recompose(compose, saved, wanted, gradient);
+        const gradients = recompose(definition, saved, inputs.map((input) => input.node), gradient);
         return gradients.map((part) => () => part);
       });
     }

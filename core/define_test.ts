@@ -155,6 +155,36 @@ Deno.test("fused ops inside a composed gradient use their own entries", () => {
   });
 });
 
+Deno.test("fused ops hand 16-bit operands to an entry as they are, and compose in f32 where there is none", () => {
+  const asked: string[] = [];
+  const spy = (loops: Backend, takes: boolean) =>
+    always42(loops, {
+      supports: (inputs) => {
+        asked.push(inputs.map(({ dtype }) => dtype).join(" "));
+        return takes;
+      },
+    });
+  const run = (backend: Backend) => {
+    const gate = asLeaf(cast(fromArray(backend, VALUES, [4]), "bf16"), "gate");
+    const up = cast(fromArray(backend, [1, 2, 3, 4], [4]), "bf16");
+    const out = swiglu(gate, up);
+    assert.equal(out.dtype, "bf16");
+    let dtype = "";
+    backward(sum(cast(out, "f32")), (_name, gradient) => dtype = gradient.dtype);
+    assert.equal(dtype, "bf16");
+    return [...cast(out, "f32").readSync()];
+  };
+  // swiglu takes them; its gradient runs the definition, whose silu is asked for f32
+  onFake((loops) => ({ swiglu: spy(loops, true), silu: spy(loops, false) }), (backend) => {
+    assert.deepEqual(run(backend), [42, 42, 42, 42]);
+    assert.deepEqual(asked.splice(0), ["bf16 bf16", "f32"]);
+  });
+  onFake((loops) => ({ swiglu: spy(loops, false), silu: spy(loops, false) }), (backend, loops) => {
+    assert.deepEqual(run(backend), run(loops));
+    assert.deepEqual(asked.splice(0), ["bf16 bf16", "f32"]);
+  });
+});
+
 Deno.test("ops refuse operands of two backends or two dtypes", () => {
   using one = loopsBackend();
   using two = loopsBackend();

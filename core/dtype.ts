@@ -29,6 +29,14 @@ export function bytesFor(dtype: DType, size: number): number {
   return Math.ceil((size * BYTES[dtype]) / 4) * 4;
 }
 
+/** The float types that are stored in 16 bits and computed in f32. */
+export type Half = "bf16" | "f16";
+
+/** True for the types that are stored in 16 bits and computed in f32. */
+export function isHalf(dtype: DType): dtype is Half {
+  return dtype === "bf16" || dtype === "f16";
+}
+
 /** True for the types that carry gradients. */
 export function isFloat(dtype: DType): boolean {
   return dtype === "f32" || dtype === "f64" || dtype === "bf16" || dtype === "f16";

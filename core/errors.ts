@@ -20,6 +20,14 @@ export class UnsupportedError extends Error {
   override readonly name = "UnsupportedError";
 }
 
+/**
+ * The device failed: it was lost, ran out of memory, or refused a kernel. Nothing that it holds can be trusted any more;
+ * what was saved before can.
+ */
+export class DeviceError extends Error {
+  override readonly name = "DeviceError";
+}
+
 /** A byte count for people: decimal units, three significant digits. */
 export function formatBytes(bytes: number): string {
   const units = ["B", "KB", "MB", "GB", "TB"];

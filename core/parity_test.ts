@@ -1,15 +1,15 @@
-/** The composed forms in f32 against f64, and that the parity test finds a fused entry that is wrong. */
+/** The composed forms against f64, and that the parity test finds a fused entry that is wrong. */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/loops/mod.ts";
 import type { FusedKernel } from "./backend.ts";
 import { withFused } from "./testing/fake_fused.ts";
-import { checkFused, fusedParity } from "./testing/parity.ts";
+import { checkFused, fusedParity, type ParityType } from "./testing/parity.ts";
 
-fusedParity("loops", () => loopsBackend());
+fusedParity("loops", () => loopsBackend(), { dtypes: ["f32", "bf16", "f16"] });
 
 Deno.test("checkFused() rejects a wrong value, a wrong gradient, and an entry that never runs", async () => {
   using loops = loopsBackend();
-  const check = (entry: Partial<FusedKernel<unknown>>) => {
+  const check = (entry: Partial<FusedKernel<unknown>>, dtype?: ParityType) => {
     const { kernels } = loops;
     const silu: FusedKernel<unknown> = {
       supports: () => true,
@@ -25,9 +25,11 @@ Deno.test("checkFused() rejects a wrong value, a wrong gradient, and an entry th
       },
       ...entry,
     };
-    return checkFused("silu", withFused(loops, { silu }));
+    return checkFused("silu", withFused(loops, { silu }), "cpu", dtype);
   };
   await check({});
+  await assert.rejects(check({}, "bf16"), /bf16 against f64: value/, "its intermediates are rounded to 16 bits");
+  await check({ supports: ([{ dtype }]) => dtype === "f32" }, "bf16");
   await assert.rejects(check({ forward: ([x], _, out) => loops.kernels.unary("neg", x, out) }), /against f64: value/);
   const vjp: FusedKernel<unknown>["vjp"] = {
     saves: { inputs: [], out: false },

@@ -1,10 +1,14 @@
 /** Keys and values of the positions already seen, so that generating a token costs one position, not all of them. */
 import { type Backend, empty, noGrad, own, type Tensor } from "../core/mod.ts";
 
-/** Room for `capacity` positions in every layer. Owns its memory: dispose it, or `using`. */
+/**
+ * Room for `capacity` positions in every layer. A layer's memory comes with its first keys, in their dtype. The cache owns
+ * it: dispose it, or `using`.
+ */
 export class KeyValueCache implements Disposable {
-  readonly #keys: Tensor[];
-  readonly #values: Tensor[];
+  readonly #keys: (Tensor | undefined)[];
+  readonly #values: (Tensor | undefined)[];
+  readonly #make: (like: Tensor) => Tensor;
   #length = 0;
 
   /** @param shape batch, key/value heads G and head size K of the model */
@@ -14,9 +18,10 @@ export class KeyValueCache implements Disposable {
     readonly capacity: number,
     { batch, groups, headSize }: { batch: number; groups: number; headSize: number },
   ) {
-    const make = () => own(empty(backend, [batch, capacity, groups, headSize], "f32", "key/value cache"));
-    this.#keys = Array.from({ length: layers }, make);
-    this.#values = Array.from({ length: layers }, make);
+    const shape = [batch, capacity, groups, headSize];
+    this.#make = ({ dtype }) => own(empty(backend, shape, dtype, "key/value cache"));
+    this.#keys = new Array(layers).fill(undefined);
+    this.#values = new Array(layers).fill(undefined);
   }
 
   /** Positions held. */
@@ -33,7 +38,9 @@ export class KeyValueCache implements Disposable {
   extend(layer: number, k: Tensor, v: Tensor): { k: Tensor; v: Tensor } {
     const end = this.#length + k.shape[1];
     if (end > this.capacity) throw new RangeError(`Cannot extend a cache of ${this.capacity} positions to ${end}`);
-    return noGrad(() => ({ k: this.#write(this.#keys[layer], k), v: this.#write(this.#values[layer], v) }));
+    const keys = this.#keys[layer] ??= this.#make(k);
+    const values = this.#values[layer] ??= this.#make(v);
+    return noGrad(() => ({ k: this.#write(keys, k), v: this.#write(values, v) }));
   }
 
   #write(store: Tensor, part: Tensor): Tensor {
@@ -50,7 +57,7 @@ export class KeyValueCache implements Disposable {
   }
 
   dispose(): void {
-    for (const tensor of [...this.#keys, ...this.#values]) tensor.dispose();
+    for (const tensor of [...this.#keys, ...this.#values]) tensor?.dispose();
   }
 
   [Symbol.dispose](): void {

@@ -2,7 +2,8 @@
  * LLaMA: a decoder-only transformer with RMSNorm before each block, rotary positions, SwiGLU and grouped heads.
  *
  * Touvron et al. 2023 (arXiv 2302.13971); Hugging Face's modeling_llama.py, whose names and half-split rotary layout it
- * keeps. Deviations: none in results; no padding mask (batches are packed).
+ * keeps. Deviations: none in results; no padding mask (batches are packed). Activations have the weights' dtype; the
+ * rotary tables stay f32 beside 16-bit ones, and the loss over them is f32.
  *
  *     B batch, T tokens, S keys, D model, H heads, G key/value heads, K head size, V vocabulary, F feed-forward
  */
@@ -15,6 +16,7 @@ import {
   embedding,
   foldIn,
   fromArray,
+  isHalf,
   keyOf,
   linear,
   normal,
@@ -31,9 +33,21 @@ import {
 } from "../core/mod.ts";
 import type { KeyValueCache } from "./key_value_cache.ts";
 import { type LlamaConfig, llamaWeights } from "./llama_config.ts";
+import { fromFloat32 } from "./safetensors_convert.ts";
 
-/** New weights: matrices N(0, initializer_range), norms 1, biases 0. Each is a function of the seed and its name. */
-export function initLlama(backend: Backend, config: LlamaConfig, seed: number): Params {
+/** What the 16-bit types are called in files. */
+const HALVES = { bf16: "BF16", f16: "F16" } as const;
+
+/**
+ * New weights: matrices N(0, initializer_range), norms 1, biases 0. Each is a function of the seed and its name, drawn in
+ * f32 and rounded to nearest in a 16-bit `dtype`.
+ */
+export function initLlama(
+  backend: Backend,
+  config: LlamaConfig,
+  seed: number,
+  dtype: "f32" | "bf16" | "f16" = "f32",
+): Params {
   const params = new Params(backend);
   for (const [name, { shape }] of llamaWeights(config)) {
     const size = shape.reduce((product, extent) => product * extent, 1);
@@ -42,7 +56,8 @@ export function initLlama(backend: Backend, config: LlamaConfig, seed: number): 
       : shape.length === 1
       ? new Float32Array(size).fill(1)
       : normal(foldIn(keyOf(seed), name), size, 0, config.initializer_range);
-    params.set(name, own(fromArray(backend, values, shape)));
+    const stored = isHalf(dtype) ? new Uint16Array(fromFloat32(values, HALVES[dtype]).buffer) : values;
+    params.set(name, own(fromArray(backend, stored, shape, dtype)));
   }
   return params;
 }

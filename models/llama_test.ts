@@ -1,18 +1,22 @@
 /** LLaMA: PyTorch's numbers, generation with a cache, stretched positions, memory, and initial weights. */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/loops/mod.ts";
+import { dryBackend, dryFused } from "../backends/dry/mod.ts";
 import { type Backend, backward, fromArray, noGrad, own, scope, slice, type Tensor } from "../core/mod.ts";
 import { assertClose, assertRms, rms } from "../core/testing/golden.ts";
-import { takeHost } from "../core/testing/inputs.ts";
+import { roundTo, takeHost } from "../core/testing/inputs.ts";
 import { assertNoLeak, peakBytes } from "../core/testing/leaks.ts";
 import { KeyValueCache } from "./key_value_cache.ts";
 import { initLlama, llama, llamaLoss, type LlamaOptions, ropeFrequencies } from "./llama.ts";
 import { type LlamaConfig, llamaWeights, makeLlamaConfig } from "./llama_config.ts";
-import { assertLlama, llamaGoldens, llamaParams, readLlama, runLlama } from "./testing/llama_goldens.ts";
+import { assertLlama, GOLDEN_LLAMAS, llamaGoldens, llamaParams, readLlama, runLlama } from "./testing/llama_goldens.ts";
 
 llamaGoldens("loops", () => loopsBackend());
 // what is left over is the rounding of the stored numbers
 llamaGoldens("loops", () => loopsBackend(), { dtype: "f64", logits: 1e-7, loss: 1e-7, gradient: 1e-7 });
+// weights and activations of two and three digits
+llamaGoldens("loops", () => loopsBackend(), { dtype: "bf16", logits: 2e-2, loss: 2e-3, gradient: 5e-2 });
+llamaGoldens("loops", () => loopsBackend(), { dtype: "f16", logits: 2e-3, loss: 2e-4, gradient: 1e-2 });
 
 Deno.test("llama() gives the same bits when layers are recomputed, with tied embeddings too", async () => {
   using backend = loopsBackend();
@@ -22,6 +26,36 @@ Deno.test("llama() gives the same bits when layers are recomputed, with tied emb
     const actual = await runLlama(backend, model, { recompute: true });
     assertLlama(actual, model, { logits: 1e-5, loss: 1e-6, gradient: 1e-5 });
     assert.deepEqual(actual, expected);
+  }
+});
+
+for (const folder of GOLDEN_LLAMAS) {
+  Deno.test(`llama() in bf16 gives matmul weights their gradients in f32, recomputed to the bit, for ${folder}`, async () => {
+    using backend = loopsBackend();
+    const model = readLlama(folder);
+    const plain = await assertNoLeak(folder, backend, () => runLlama(backend, model, { dtype: "bf16" }));
+    for (const [name, dtype] of plain.dtypes) {
+      const isTied = name === "model.embed_tokens.weight" && model.config.tie_word_embeddings;
+      assert.equal(dtype, isTied || /(_proj|lm_head)\.weight$/.test(name) ? "f32" : "bf16", name);
+    }
+    const recomputed = await assertNoLeak(
+      `${folder} recomputed`,
+      backend,
+      () => runLlama(backend, model, { dtype: "bf16", recompute: true }),
+    );
+    assert.deepEqual(recomputed, plain);
+  });
+}
+
+Deno.test("llama() in 16 bits keeps to the contract of kernels and fused entries", async () => {
+  for (const dtype of ["bf16", "f16"] as const) {
+    for (const fused of [{}, dryFused()]) {
+      for (const recompute of [false, true]) {
+        using backend = dryBackend({ fused });
+        await runLlama(backend, readLlama("gqa"), { dtype, recompute });
+        assert.equal(backend.memory().live, 0);
+      }
+    }
   }
 });
 
@@ -70,6 +104,25 @@ Deno.test("llama() with a cache gives the logits of the full forward, however th
         start += length;
       }
       assert.throws(() => run(0, 1, true), /^RangeError: Cannot extend a cache of 12 positions to 13$/);
+    }
+  });
+});
+
+Deno.test("llama() in bf16 with a cache gives the logits of the full forward", async () => {
+  using backend = loopsBackend();
+  const config: LlamaConfig = { ...tiny, num_hidden_layers: 2 };
+  await assertNoLeak("generation", backend, async () => {
+    using params = initLlama(backend, config, 1, "bf16");
+    using cache = new KeyValueCache(backend, 2, 8, { batch: 1, groups: 2, headSize: 6 });
+    const run = (start: number, end: number, use?: KeyValueCache) => {
+      using step = scope("generate");
+      const tokens = slice(someTokens(backend, 1, 8, 40), [undefined, { start, end }]);
+      return own(step.keep(noGrad(() => llama(params, config, tokens, use))));
+    };
+    const all = await takeHost(run(0, 8));
+    for (const [start, end] of [[0, 5], [5, 6], [6, 8]]) {
+      const part = await takeHost(run(start, end, cache));
+      assertRms(`${start} to ${end}`, part, all.subarray(start * 40, end * 40), { tolerance: 1e-2 });
     }
   });
 });
@@ -176,6 +229,20 @@ Deno.test("initLlama() draws each weight from the seed and its name", () => {
   }
   const weight = (layer: number) => first.get(`model.layers.${layer}.mlp.up_proj.weight`).readSync();
   assert.notDeepEqual(weight(0), weight(1));
+});
+
+Deno.test("initLlama() in 16 bits rounds the same numbers to nearest", async () => {
+  using backend = loopsBackend();
+  using single = initLlama(backend, tiny, 7);
+  for (const dtype of ["bf16", "f16"] as const) {
+    using params = initLlama(backend, tiny, 7, dtype);
+    assert.deepEqual(params.names(), single.names());
+    for (const [name, tensor] of params.entries()) {
+      assert.equal(tensor.dtype, dtype, name);
+      const values = await takeHost(tensor.retained());
+      assert.deepEqual(values, roundTo(dtype, await takeHost(single.get(name).retained())), name);
+    }
+  }
 });
 
 /** One forward and backward whose gradients are dropped. */

@@ -106,25 +106,34 @@ const TRANSPOSES: readonly MatmulOptions[] = [false, true].flatMap((transposeA) 
   [false, true].map((transposeB) => ({ transposeA, transposeB }))
 );
 
+/** Operands, and the output where it is of another dtype. */
+const DTYPES: readonly (readonly [DType, DType])[] = [
+  ...FLOATS.map((dtype) => [dtype, dtype] as const),
+  ["bf16", "f32"],
+  ["f16", "f32"],
+];
+
 /** Cases of `Kernels.matmul`. */
 export function matmulCases(): Case[] {
-  return FLOATS.flatMap((dtype) =>
+  return DTYPES.flatMap(([dtype, result]) =>
     TRANSPOSES.flatMap((options) => [
-      ...PLAIN.map(([m, k, n]) => matmulCase(dtype, [], [m, k, n], options)),
+      ...PLAIN.map(([m, k, n]) => matmulCase(dtype, [], [m, k, n], options, { result })),
       // Rows further apart than they are long, and matrices that start inside their buffers.
-      matmulCase(dtype, [], [33, 31, 17], options, { gap: 3, offset: 4 }),
-      matmulCase(dtype, [3], [5, 33, 4], options),
-      matmulCase(dtype, [2, 3], [4, 5, 33], options, { offset: 8 }),
-      matmulCase(dtype, [0], [4, 5, 6], options),
+      matmulCase(dtype, [], [33, 31, 17], options, { result, gap: 3, offset: 4 }),
+      matmulCase(dtype, [3], [5, 33, 4], options, { result }),
+      matmulCase(dtype, [2, 3], [4, 5, 33], options, { result, offset: 8 }),
+      matmulCase(dtype, [0], [4, 5, 6], options, { result }),
       // One matrix for all of a batch; heads inside rows, as attention reads them.
-      matmulCase(dtype, [2, 3], [5, 8, 7], options, { broadcast: [0, 1] }),
-      matmulCase(dtype, [2, 3], [5, 8, 7], options, { broadcast: [1] }),
-      matmulCase(dtype, [2, 3], [9, 8, 6], options, { heads: true }),
+      matmulCase(dtype, [2, 3], [5, 8, 7], options, { result, broadcast: [0, 1] }),
+      matmulCase(dtype, [2, 3], [5, 8, 7], options, { result, broadcast: [1] }),
+      matmulCase(dtype, [2, 3], [9, 8, 6], options, { result, heads: true }),
     ])
   );
 }
 
 interface Arrangement {
+  /** The output's dtype, if not the operands'. */
+  readonly result?: DType;
   /** Elements between rows. */
   readonly gap?: number;
   readonly offset?: number;
@@ -139,7 +148,7 @@ function matmulCase(
   batch: Shape,
   [m, k, n]: readonly [number, number, number],
   options: MatmulOptions,
-  { gap = 0, offset = 0, broadcast = [], heads = false }: Arrangement = {},
+  { result = dtype, gap = 0, offset = 0, broadcast = [], heads = false }: Arrangement = {},
 ): Case {
   const layout = (rows: number, columns: number): Layout => {
     const row = heads ? batch[1] * columns : columns + gap;
@@ -154,13 +163,15 @@ function matmulCase(
   const b = sample(dtype, [...batch, bRows, bColumns], draw(-1, 2), { strides, offset });
   const { expected, magnitudes } = product(a, b, [m, k, n], options);
   return {
-    name: `${dtype}${options.transposeA ? ", a transposed" : ""}${options.transposeB ? ", b transposed" : ""}`,
+    name: `${dtype}${result === dtype ? "" : ` to ${result}`}${options.transposeA ? ", a transposed" : ""}${
+      options.transposeB ? ", b transposed" : ""
+    }`,
     inputs: [a, b],
-    out: blank(dtype, [...batch, m, n], { offset }),
+    out: blank(result, [...batch, m, n], { offset }),
     run: (kernels, [a, b], out) => kernels.matmul(a, b, out, options),
     expected,
     allowed: (device, i) =>
-      (device === "cpu" ? 2 : 4) * Math.sqrt(k) * unit(dtype) * magnitudes[i] + storing(dtype, expected[i]),
+      (device === "cpu" ? 2 : 4) * Math.sqrt(k) * unit(dtype) * magnitudes[i] + storing(result, expected[i]),
   };
 }
 

@@ -76,6 +76,7 @@ export function addIntoCases(): Case[] {
       cases.push(addCase("bf16", size, { rounding: "stochastic", key }));
     }
     cases.push(addCase("f32", size, { rounding: "stochastic", key: [1, 2] }));
+    for (const dtype of ["bf16", "f16"] as const) cases.push(masterCase(dtype, size));
   }
   // Neither an infinity nor a NaN may be carried into another number.
   const param = given("bf16", [4], [Infinity, -Infinity, NaN, 1], 4);
@@ -88,6 +89,24 @@ export function addIntoCases(): Case[] {
     expected: [Infinity, -Infinity, NaN, NaN],
   });
   return cases;
+}
+
+/** The parameter is what the master rounds to, whatever it was: the first of them are far off. */
+function masterCase(dtype: "bf16" | "f16", size: number): Case {
+  const param = sample(dtype, [size], draw(-3, 3, NaN, Infinity, 100), { offset: 4 });
+  const delta = sample("f32", [size], draw(-1e-3, 1e-3, 1, 0, 0, 0, 0), { offset: 3 });
+  // ties to both sides, beyond the range of the 16-bit type, and infinite
+  const special = [1, 2 + 2 ** -7, 2 + 3 * 2 ** -7, 1 + 2 ** -11, 1 + 3 * 2 ** -11, 3.3999e38, -Infinity, 70000];
+  const master = sample("f32", [size], draw(-3, 3, ...special), { offset: 1 });
+  const sums = master.values.map((value, i) => Math.fround(value + delta.values[i]));
+  return {
+    name: `${dtype} with a master`,
+    inputs: [delta, master],
+    out: param,
+    run: (kernels, [delta, master], param) => kernels.addInto(param, delta, { rounding: "nearest", master }),
+    expected: sums.map((sum) => round(dtype, sum)),
+    updated: { input: 1, expected: sums },
+  };
 }
 
 function addCase(dtype: DType, size: number, options: AddIntoOptions): Case {

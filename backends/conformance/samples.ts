@@ -35,6 +35,8 @@ export interface Case {
   readonly expected: readonly number[];
   /** The largest error allowed at an element; 0 by default. */
   allowed?(device: Device, index: number): number;
+  /** An input that the kernel changes in place, and the numbers that it must hold then. */
+  readonly updated?: { readonly input: number; readonly expected: readonly number[] };
   /** True where not even the padding after packed elements may change. */
   readonly exactTail?: boolean;
 }

@@ -133,6 +133,29 @@ function sameBits(a: Float32Array, b: Float32Array): boolean {
   return x.every((bits, i) => bits === y[i]);
 }
 
+Deno.test("matmul() of 16-bit operands that writes f32 gives the loops' bits", async () => {
+  using backend = await cpuBackend({ threads: 2, blas: "off" });
+  using loops = loopsBackend();
+  const options = { transposeA: true, transposeB: false };
+  for (const dtype of ["bf16", "f16"] as const) {
+    const results = [backend, loops].map((on: Backend) => {
+      const [x, y] = [1, 2].map((seed) => {
+        const bits = new Uint8Array(values(33 * 64, seed).map((value) => Math.floor(32 * value)).buffer);
+        // the upper halves of f32 are bf16; as f16 they are other finite numbers
+        const halves = new Uint16Array(bits.buffer).filter((_, i) => i % 2 === 1);
+        const buffer = on.alloc(halves.byteLength);
+        on.write(buffer, 0, new Uint8Array(halves.buffer));
+        return { buffer, offset: 0, shape: [33, 64], strides: [64, 1], dtype };
+      });
+      const out = operand(on, [64, 64], new Float32Array(64 * 64).fill(NaN));
+      on.kernels.matmul(x, y, out, options);
+      return new Float32Array(on.readSync!(out.buffer, 0, 4 * 64 * 64).buffer);
+    });
+    assert.ok(results[1].every(Number.isFinite) && results[1].some((value) => value !== 0));
+    assert.ok(sameBits(results[0], results[1]), dtype);
+  }
+});
+
 Deno.test("matmul() leaves other dtypes and empty sums to the loops", async () => {
   using backend = await cpuBackend({ threads: 2, blas: "off" });
   const [x, y] = [operand(backend, [3, 0], values(0, 1)), operand(backend, [0, 4], values(0, 1))];

@@ -17,3 +17,8 @@ for (const [name, options] of Object.entries(WAYS)) {
   goldenOps(name, makeBackend);
   llamaGoldens(name, makeBackend);
 }
+
+// 16-bit operands run on the compiled f32 kernels between casts
+const makeBackend = () => cpuBackend({ threads: 2, blas: "off" });
+fusedParity("cpu", makeBackend, { dtypes: ["bf16"] });
+llamaGoldens("cpu", makeBackend, { dtype: "bf16", logits: 2e-2, loss: 2e-3, gradient: 5e-2 });

@@ -73,7 +73,8 @@ export function wasmKernels(device: WasmDevice, fallback: Kernels): Kernels {
       const size = sizeOf(out.shape);
       device.runner.run("randomBits", chunks(size), [k0, k1, device.memory.address(out), size]);
     },
-    addInto: (param, delta, options) => addInto(device, param, delta) || fallback.addInto(param, delta, options),
+    addInto: (param, delta, options) =>
+      (!options.master && addInto(device, param, delta)) || fallback.addInto(param, delta, options),
   };
 }
 

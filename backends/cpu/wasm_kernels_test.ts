@@ -220,6 +220,24 @@ testEverywhere("where(), fill(), iota(), cast() and addInto() compute what the l
   return results;
 });
 
+testEverywhere("addInto() leaves 16-bit parameters, with a master or without, to the loops", (device) => {
+  const loops = loopKernels((buffer, dtype) => device.memory.view(buffer, dtype));
+  const results: HostArray[] = [];
+  for (const dtype of ["bf16", "f16"] as const) {
+    for (const isMaster of [false, true]) {
+      const [actual, expected] = [kernels(device, true), loops].map((run) => {
+        const param = device.operand([257], new Uint16Array(257).fill(0x3c01), dtype);
+        const master = isMaster ? randn(device, [257], 1) : undefined;
+        run.addInto(param, randn(device, [257], 2), { rounding: "nearest", master });
+        return [param, ...(master ? [master] : [])].map((x) => device.values(x));
+      });
+      actual.forEach((values, i) => assertSameBits(values, expected[i], dtype));
+      results.push(...actual);
+    }
+  }
+  return results;
+});
+
 /** Shape, strides of x, shape of the memory behind out, strides and offset of out. */
 const COPIES: [Shape, readonly number[], readonly number[], number][] = [
   [[20_001], [1], [1], 0],

@@ -20,6 +20,10 @@ export function wasmUpdates({ runner, memory }: WasmDevice): UpdateKernels {
       const bias2 = 1 - beta2 ** step;
       const corrections = epsPlacement === "corrected" ? [1 / bias1, 1 / bias2] : [Math.sqrt(bias2) / bias1, 1];
       const size = sizeOf(grad.shape);
+      if (factor && memory.view(factor.buffer, factor.dtype)[factor.offset] < 0) {
+        if (out) memory.view(out.buffer, out.dtype).fill(0, out.offset, out.offset + size);
+        return;
+      }
       runner.run("adam", chunks(size), [
         ...[grad, mu, nu, factor, param, out].map((operand) => operand ? memory.address(operand) : 0),
         size,

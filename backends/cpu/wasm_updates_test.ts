@@ -71,3 +71,19 @@ testEverywhere("adam() throws when a param comes without its update", (device) =
   assert.throws(() => wasmUpdates(device).adam!({ grad, mu, nu, param }, update), TypeError);
   return [];
 });
+
+testEverywhere("adam() changes nothing and writes 0 when the factor is negative", (device) =>
+  SIZES.flatMap((size) => {
+    const [mu, nu, param, out] = [2, 3, 4, 5].map((value) =>
+      device.operand([size], new Float32Array(size).fill(value))
+    );
+    const grad = device.operand([size], new Float32Array(size).fill(NaN));
+    const update = { beta1: 0.9, beta2: 0.999, eps: 1e-8, step: 1, epsPlacement: "corrected" } as const;
+    const parameter = { learningRate: 0.1, weightDecay: 0.1, decayPlacement: "before" } as const;
+    const factor = device.operand([], [-1]);
+    wasmUpdates(device).adam!({ grad, mu, nu, factor, param, out }, update, parameter);
+    [mu, nu, param, out].forEach((operand, i) =>
+      assert.deepEqual([...device.values(operand)], new Array(size).fill([2, 3, 4, 0][i]))
+    );
+    return [];
+  }));

@@ -81,7 +81,9 @@ Deno.test("dryBackend() takes operands that keep to the contract", () => {
   kernels.takeRows(of([9, 4]), of([2], "i32"), of([2, 4]));
   kernels.scatterAddRows(of([2, 4]), of([2], "u32"), of([9, 4]));
   kernels.randomBits([1, 0xffffffff], of([7], "u32"));
+  kernels.matmul(of([2, 3], "f16"), of([3, 4], "f16"), of([2, 4]), plain);
   kernels.addInto(of([3], "bf16"), of([3]), { rounding: "stochastic", key: [1, 2] });
+  kernels.addInto(of([3], "f16"), of([3]), { rounding: "nearest", master: of([3]) });
 });
 
 Deno.test("dryBackend() throws a TypeError when an operand breaks the contract", () => {
@@ -111,6 +113,9 @@ Deno.test("dryBackend() throws a TypeError when an operand breaks the contract",
     () => kernels.matmul(transposed, of([3, 3]), of([3, 3]), plain),
     () => kernels.matmul(of([2, 3]), of([5, 3, 4]), of([5, 2, 4]), plain),
     () => kernels.matmul(of([2, 3], "bf16"), of([3, 4]), of([2, 4]), plain),
+    () => kernels.matmul(of([2, 3]), of([3, 4]), of([2, 4], "bf16"), plain),
+    () => kernels.matmul(of([2, 3], "bf16"), of([3, 4], "bf16"), of([2, 4], "f16"), plain),
+    () => kernels.matmul(of([2, 3], "f64"), of([3, 4], "f64"), of([2, 4]), plain),
     () => kernels.copyStrided(of([3]), of([3], "u32")),
     () => kernels.takeRows(of([9, 4]), of([2]), of([2, 4])),
     () => kernels.takeRows(of([9, 4]), of([2], "i32"), of([3, 4])),
@@ -119,6 +124,14 @@ Deno.test("dryBackend() throws a TypeError when an operand breaks the contract",
     () => kernels.randomBits([-1, 2], of([7], "u32")),
     () => kernels.addInto(of([3]), of([3], "bf16"), { rounding: "nearest" }),
     () => kernels.addInto(of([3], "bf16"), of([3]), { rounding: "stochastic" }),
+    () => kernels.addInto(of([3]), of([3]), { rounding: "nearest", master: of([3]) }),
+    () => kernels.addInto(of([3], "bf16"), of([3]), { rounding: "nearest", master: of([4]) }),
+    () => kernels.addInto(of([3], "bf16"), of([3]), { rounding: "nearest", master: of([3], "f64") }),
+    () => kernels.addInto(of([3], "bf16"), of([3]), { rounding: "stochastic", key: [1, 2], master: of([3]) }),
+    () => {
+      const delta = of([3]);
+      kernels.addInto(of([3], "bf16"), delta, { rounding: "nearest", master: delta });
+    },
   ];
   wrong.forEach((call, i) => assert.throws(call, TypeError, `call ${i}`));
   assert.throws(() => kernels.fill(0, { ...of([3]), shape: [4], strides: [1] }), RangeError);
@@ -131,7 +144,7 @@ Deno.test("dryBackend() throws a TypeError when an operand breaks the contract",
 Deno.test("dryFused() gives the residuals of real entries", () => {
   const fused = dryFused();
   const x = { shape: [2, 5, 8], dtype: "bf16" } as const;
-  assert.equal(Object.keys(fused).length, 9);
+  assert.equal(Object.keys(fused).length, 10);
   assert.deepEqual(fused.rmsNorm?.residuals?.([x], { eps: 1e-5 }), [{ shape: [10], dtype: "f32" }]);
   assert.equal(fused.layerNorm?.residuals?.([{ ...x, dtype: "f64" }], { eps: 1e-5 })[1].dtype, "f64");
   assert.deepEqual(fused.crossEntropy?.residuals?.([{ shape: [6, 9], dtype: "f32" }], { ignoreIndex: -1 }), [
@@ -147,4 +160,12 @@ Deno.test("dryFused() says what each vjp keeps", () => {
   assert.deepEqual(fused.softmax?.vjp?.saves, { inputs: [], out: true });
   assert.deepEqual(fused.rope?.vjp?.saves, { inputs: [1, 2], out: false });
   assert.equal(fused.gelu, undefined);
+});
+
+Deno.test("dryBackend() remembers the largest buffer that was asked for", () => {
+  using backend = dryBackend();
+  backend.free(backend.alloc(10, "small"));
+  backend.free(backend.alloc(4e9, "logits"));
+  backend.alloc(4e9, "another");
+  assert.deepEqual(backend.largest(), { label: "logits", bytes: 4e9 });
 });

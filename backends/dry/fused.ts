@@ -30,6 +30,7 @@ const KEPT: { readonly [Name in FusedName]: Kept } = {
     out: true,
     residuals: ([{ shape: [batch, tokens, heads] }]) => [[batch, heads, tokens]],
   },
+  sumOfSquares: { inputs: [0] },
 };
 
 function rows(x: Spec): number {

@@ -8,7 +8,7 @@ import type {
   ReduceOp,
   UnaryOp,
 } from "../../core/backend.ts";
-import { type DType, isFloat } from "../../core/dtype.ts";
+import { type DType, isFloat, isHalf } from "../../core/dtype.ts";
 import { sameShape } from "../../core/shape.ts";
 import { checkContiguous, checkOperands, demand } from "./check.ts";
 import type { DryStorage } from "./storage.ts";
@@ -44,7 +44,12 @@ export function dryKernels(storage: DryStorage): Kernels {
       demand(out.dtype === "u32", "randomBits", "the output must be u32", out);
       checkKey("randomBits", key);
     },
-    addInto: (param, delta, options) => (check("addInto", [delta], param), addInto(param, delta, options)),
+    addInto: (param, delta, options) => {
+      const { master } = options;
+      if (master) check("addInto", [delta], master);
+      check("addInto", master ? [delta, master] : [delta], param);
+      addInto(param, delta, options);
+    },
   };
 }
 
@@ -94,7 +99,9 @@ function matmul(a: Operand, b: Operand, out: Operand, { transposeA, transposeB }
   const rank = out.shape.length;
   const ranks = rank >= 2 && a.shape.length === rank && b.shape.length === rank;
   demand(ranks, "matmul", "operands must have the output's axes, two or more", a, b, out);
-  demand(isFloat(a.dtype) && a.dtype === b.dtype && a.dtype === out.dtype, "matmul", "dtypes must match", a, b, out);
+  demand(isFloat(a.dtype) && a.dtype === b.dtype, "matmul", "dtypes must match", a, b);
+  const result = out.dtype === a.dtype || (isHalf(a.dtype) && out.dtype === "f32");
+  demand(result, "matmul", "the output must be of the operands' dtype, or f32 for 16-bit ones", a, b, out);
   for (const x of [a, b]) {
     const [rows, columns] = x.shape.slice(-2);
     const [down, right] = x.strides.slice(-2);
@@ -126,12 +133,24 @@ function scatterAddRows(rows: Operand, indices: Operand, out: Operand): void {
   demand(sameShape(rows.shape, shape), "scatterAddRows", "there must be a row for each index", rows, indices, out);
 }
 
-function addInto(param: Operand, delta: Operand, { rounding, key }: AddIntoOptions): void {
+function addInto(param: Operand, delta: Operand, { rounding, key, master }: AddIntoOptions): void {
   checkContiguous("addInto", param, delta);
   demand(isFloat(param.dtype), "addInto", "the parameter must be of a float type", param);
   const step = param.dtype === "f64" ? "f64" : "f32";
   const fits = delta.dtype === step && sameShape(param.shape, delta.shape);
   demand(fits, "addInto", `the step must be ${step} of the parameter's shape`, param, delta);
+  if (master) {
+    checkContiguous("addInto", master);
+    const exact = master.dtype === "f32" && sameShape(master.shape, param.shape);
+    demand(exact, "addInto", "the master must be f32 of the parameter's shape", param, master);
+    demand(
+      isHalf(param.dtype) && rounding === "nearest",
+      "addInto",
+      "a master rounds to nearest 16 bits",
+      param,
+      master,
+    );
+  }
   if (rounding !== "stochastic") return;
   demand(param.dtype !== "f16", "addInto", "f16 is not rounded stochastically", param);
   if (param.dtype === "bf16") checkKey("addInto", key);

@@ -20,6 +20,12 @@ export interface DryOptions {
   readonly readSync?: boolean;
 }
 
+/** A backend that only counts, and what it counted. */
+export interface DryBackend extends Backend {
+  /** The largest buffer so far, by its label. */
+  largest(): { readonly label: string; readonly bytes: number };
+}
+
 /**
  * A backend that only counts.
  *
@@ -33,7 +39,7 @@ export interface DryOptions {
  */
 export function dryBackend(
   { limit = Infinity, fused = {}, updates = {}, readSync = true }: DryOptions = {},
-): Backend {
+): DryBackend {
   const storage = new DryStorage(limit);
   return {
     name: storage.name,
@@ -43,6 +49,7 @@ export function dryBackend(
     read: (buffer, byteOffset, bytes) => storage.read(buffer, byteOffset, bytes),
     ...(readSync ? { readSync: (buffer, byteOffset, bytes) => storage.zeros(buffer, byteOffset, bytes) } : {}),
     memory: () => storage.memory(),
+    largest: () => storage.largest(),
     resetPeak: () => storage.resetPeak(),
     kernels: dryKernels(storage),
     fused,

@@ -13,6 +13,7 @@ export class DryStorage implements Storage {
   readonly name = "dry";
   #inUse = 0;
   #peak = 0;
+  #largest = { label: "", bytes: 0 };
   readonly #live = new Set<DryBuffer>();
 
   /** @param limit the most bytes that may be in use */
@@ -24,6 +25,7 @@ export class DryStorage implements Storage {
     if (this.#inUse + size > this.limit) throw new OutOfMemoryError(size, this.#inUse, this.limit, label);
     this.#inUse += size;
     this.#peak = Math.max(this.#peak, this.#inUse);
+    if (size > this.#largest.bytes) this.#largest = { label, bytes: size };
     const buffer = new DryBuffer(size, label);
     this.#live.add(buffer);
     return buffer;
@@ -61,6 +63,11 @@ export class DryStorage implements Storage {
 
   memory(): MemoryReport {
     return { inUse: this.#inUse, reserved: this.#inUse, peak: this.#peak, live: this.#live.size, limit: this.limit };
+  }
+
+  /** The largest buffer that was ever asked for: what a device must be able to hold in one piece. */
+  largest(): { readonly label: string; readonly bytes: number } {
+    return this.#largest;
   }
 
   resetPeak(): void {

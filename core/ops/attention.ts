@@ -3,11 +3,11 @@
  *
  *     B batch, T queries, S keys, H query heads, G key/value heads, K head size
  */
-import { checkAlike, composed, fused } from "../define.ts";
+import { checkAlike, composed, fused, widened } from "../define.ts";
 import { describe, sameShape } from "../shape.ts";
 import { fromArray, type Tensor } from "../tensor.ts";
 import type { Backend } from "../backend.ts";
-import type { DType } from "../dtype.ts";
+import { type DType, isHalf } from "../dtype.ts";
 import { iota } from "./create.ts";
 import { add, less, mul, neg, where } from "./elementwise.ts";
 import { concat, permute, reshape, slice } from "./layout.ts";
@@ -63,7 +63,7 @@ export function attention(q: Tensor, k: Tensor, v: Tensor, options: AttentionOpt
     return reshape(permute(matmul(weights, values), [0, 3, 1, 2, 4]), [B, T, H, K]);
   };
   const inputs = mask ? [q, k, v, mask] : [q, k, v];
-  if (options.dropout?.rate) return composed("attention", () => compose(q, k, v, mask));
+  if (options.dropout?.rate) return composed("attention", () => widened(q.dtype, compose)(...inputs));
   return fused("attention", inputs, { causal, scale }, q, compose);
 }
 
@@ -80,11 +80,15 @@ function visible(backend: Backend, T: number, S: number, causal: boolean, mask?:
  * Su et al. 2021.
  *
  * @param x [B, T, H, K]
- * @param cos [T, K/2]
- * @param sin [T, K/2]
+ * @param cos [T, K/2], of x's dtype; f32 for a 16-bit x, whose own would leave two digits of an angle
+ * @param sin as cos
  */
 export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
-  checkAlike("rope", x, cos, sin);
+  checkAlike("rope", cos, sin);
+  if (!isHalf(x.dtype) || cos.backend !== x.backend) checkAlike("rope", x, cos);
+  else if (cos.dtype !== "f32") {
+    throw new TypeError(`Cannot rotate in rope(): tables for ${x.dtype} must be f32: got ${describe(cos)}`);
+  }
   const [, T, , K] = x.shape;
   if (x.shape.length !== 4 || !sameShape(cos.shape, [T, K / 2]) || !sameShape(sin.shape, cos.shape)) {
     throw new TypeError(`Cannot rotate in rope(): got x ${describe(x)}, cos ${describe(cos)}, sin ${describe(sin)}`);

@@ -1,11 +1,12 @@
 /**
- * Elementwise ops with NumPy broadcasting. A number stands for a scalar tensor of the other operand's dtype.
+ * Elementwise ops with NumPy broadcasting. A number stands for a scalar tensor of the other operand's dtype, to which it
+ * is rounded: beside 16-bit operands to two or three digits.
  * Masks are u32 tensors of 0 and 1; comparisons carry no gradient.
  */
 import type { BinaryOp, UnaryOp } from "../backend.ts";
 import { type DType, isFloat } from "../dtype.ts";
 import { record, type Vjp } from "../autograd.ts";
-import { checkAlike, composed, factors, fused } from "../define.ts";
+import { checkAlike, composed, factors, fused, widened } from "../define.ts";
 import { scope } from "../scope.ts";
 import { broadcastShapes, broadcastStrides, describe, sameShape } from "../shape.ts";
 import { empty, type Tensor } from "../tensor.ts";
@@ -249,7 +250,8 @@ export function stopGradient(x: Tensor): Tensor {
 
 /** 1 / (1 + e^-x). The gradient is taken from the output, because e^-x overflows where it vanishes. */
 export function sigmoid(x: Tensor): Tensor {
-  const out = composed("sigmoid", () => recip(add(exp(neg(stopGradient(x))), 1)));
+  const compose = widened(x.dtype, (input) => recip(add(exp(neg(input)), 1)));
+  const out = composed("sigmoid", () => compose(stopGradient(x)));
   return record("sigmoid", out, [x], [out], (g, [s]) => [() => mul(g, mul(s, sub(1, s)))]);
 }
 

@@ -1,6 +1,6 @@
 /** Ops that pick by index: embedding, gather, and dropout's random mask. Index tensors are i32 or u32. */
 import { record } from "../autograd.ts";
-import { composed } from "../define.ts";
+import { composed, widened } from "../define.ts";
 import type { Key } from "../random.ts";
 import { describe, sizeOf } from "../shape.ts";
 import { empty, type Tensor } from "../tensor.ts";
@@ -64,7 +64,8 @@ export function dropout(x: Tensor, rate: number, key: Key): Tensor {
   const apply = (value: Tensor) =>
     composed("dropout", () => {
       const limit = fill(value.backend, Math.round(rate * 2 ** 32), [], "u32");
-      return where(less(randomBits(value.backend, key, value.shape), limit), 0, mul(value, 1 / (1 - rate)));
+      const dropped = less(randomBits(value.backend, key, value.shape), limit);
+      return widened(value.dtype, (wide) => where(dropped, 0, mul(wide, 1 / (1 - rate))))(value);
     });
   const out = apply(stopGradient(x));
   return record("dropout", out, [x], [], (g) => [() => apply(g)]);

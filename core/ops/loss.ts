@@ -1,5 +1,6 @@
-/** Losses. Each gives a scalar. */
-import { checkAlike, composed, fused } from "../define.ts";
+/** Losses. Each gives a scalar, in f32 where the inputs are stored in 16 bits. */
+import { checkAlike, composed, fused, widened } from "../define.ts";
+import { type DType, isHalf } from "../dtype.ts";
 import { describe, sameShape } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { cast, div, equal, maximum, mul, neg, square, sub, where } from "./elementwise.ts";
@@ -10,6 +11,7 @@ import { mean, sum } from "./reduce.ts";
 
 /**
  * Mean negative log-likelihood of the targets, in nats, over those that are not `ignoreIndex`; 0 when none is left.
+ * The loss over 16-bit logits is f32.
  *
  * @param logits [N, V]
  * @param targets i32 [N]
@@ -22,7 +24,7 @@ export function crossEntropy(logits: Tensor, targets: Tensor, ignoreIndex = -100
       }`,
     );
   }
-  const out = { shape: [], dtype: logits.dtype };
+  const out = { shape: [], dtype: scalarOf(logits) };
   return fused("crossEntropy", [logits, targets], { ignoreIndex }, out, (scores, labels) => {
     const ignored = equal(labels, ignoreIndex);
     const picked = gather(logSoftmax(scores), reshape(where(ignored, 0, labels), [-1, 1]));
@@ -35,10 +37,16 @@ export function crossEntropy(logits: Tensor, targets: Tensor, ignoreIndex = -100
 /** Mean of (prediction - target)^2. */
 export function meanSquaredError(prediction: Tensor, target: Tensor): Tensor {
   checkAlike("meanSquaredError", prediction, target);
-  return composed("meanSquaredError", () => mean(square(sub(prediction, target))));
+  const compose = widened(scalarOf(prediction), (a, b) => mean(square(sub(a, b))));
+  return composed("meanSquaredError", () => compose(prediction, target));
 }
 
-/** Sum of squares: what a global norm adds up. */
+/** Sum of squares: what a global norm adds up. Not finite when an element is infinite or NaN. */
 export function sumOfSquares(x: Tensor): Tensor {
-  return composed("sumOfSquares", () => sum(mul(x, x)));
+  return fused("sumOfSquares", [x], {}, { shape: [], dtype: scalarOf(x) }, (values) => sum(mul(values, values)));
+}
+
+/** The dtype of a scalar over x. */
+function scalarOf({ dtype }: Tensor): DType {
+  return isHalf(dtype) ? "f32" : dtype;
 }

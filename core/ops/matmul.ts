@@ -1,11 +1,12 @@
 /**
  * Matrix products. Weights are [out, in], as in PyTorch and Hugging Face files, so a linear map is x @ W^T.
  */
-import { record } from "../autograd.ts";
+import { isHalfLeaf, record } from "../autograd.ts";
 import { checkAlike, factors } from "../define.ts";
+import { type DType, isHalf } from "../dtype.ts";
 import { broadcastShapes, describe, type Shape, sizeOf } from "../shape.ts";
 import { empty, type Tensor } from "../tensor.ts";
-import { add } from "./elementwise.ts";
+import { add, cast } from "./elementwise.ts";
 import { contiguous, permute, reshape, sumTo } from "./layout.ts";
 
 /** Which operands are stored transposed in their last two axes. */
@@ -14,16 +15,27 @@ export interface Transposes {
   readonly transposeB?: boolean;
 }
 
+/** How `matmul` reads its operands, and what it writes. */
+export interface ProductOptions extends Transposes {
+  /** The product's dtype: that of the operands (the default), or f32 where they are 16-bit, which rounds nothing. */
+  readonly dtype?: DType;
+}
+
 /**
  * a @ b over the last two axes; leading axes broadcast. Accumulates in f32 (f64 for f64). Transposed views cost nothing.
+ * The gradient of a 16-bit leaf is f32: what an optimizer gets of a weight is not rounded to the weight's own digits.
  *
  * @param a [.., M, K], or [.., K, M] with `transposeA`
  * @param b [.., K, N], or [.., N, K] with `transposeB`
  * @returns [.., M, N]
- * @throws TypeError when the inner sizes or the leading axes do not match
+ * @throws TypeError when the inner sizes or the leading axes do not match, or the operands do not give `dtype`
  */
-export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = false }: Transposes = {}): Tensor {
+export function matmul(a: Tensor, b: Tensor, options: ProductOptions = {}): Tensor {
+  const { transposeA = false, transposeB = false, dtype = a.dtype } = options;
   checkAlike("matmul", a, b);
+  if (dtype !== a.dtype && !(dtype === "f32" && isHalf(a.dtype))) {
+    throw new TypeError(`Cannot multiply in matmul(): a ${describe(a)} and b ${describe(b)} give no ${dtype}`);
+  }
   if (a.shape.length < 2 || b.shape.length < 2) {
     throw new TypeError(
       `Cannot multiply in matmul(): operands need two axes: got a ${describe(a)} and b ${describe(b)}`,
@@ -41,7 +53,7 @@ export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = 
   // [.., M, K] @ [K, N] is one tall product
   if (b.shape.length === 2 && a.shape.length > 2 && !transposeA) {
     const tall = reshape(a, [sizeOf(a.shape.slice(0, -1)), k]);
-    return reshape(matmul(tall, b, { transposeB }), [...a.shape.slice(0, -1), n]);
+    return reshape(matmul(tall, b, { transposeB, dtype }), [...a.shape.slice(0, -1), n]);
   }
   const batch = broadcastShapes(a.shape.slice(0, -2), b.shape.slice(0, -2));
   if (!batch) {
@@ -49,11 +61,12 @@ export function matmul(a: Tensor, b: Tensor, { transposeA = false, transposeB = 
       `Cannot multiply in matmul(): leading axes must broadcast: got a ${describe(a)} and b ${describe(b)}`,
     );
   }
-  const out = empty(a.backend, [...batch, m, n], a.dtype);
+  const out = empty(a.backend, [...batch, m, n], dtype);
   run(a, b, out, batch, transposeA, transposeB);
+  const [wideA, wideB] = [a, b].map((x): DType => isHalfLeaf(x) ? "f32" : x.dtype);
   return record("matmul", out, [a, b], factors(a, b), (g, [p, q]) => [
-    () => sumTo(gradientOfA(g, q, transposeA, transposeB), a.shape),
-    () => sumTo(gradientOfB(g, p, transposeA, transposeB), b.shape),
+    () => sumTo(gradientOfA(cast(g, q.dtype), q, { transposeA, transposeB, dtype: wideA }), a.shape),
+    () => sumTo(gradientOfB(cast(g, p.dtype), p, { transposeA, transposeB, dtype: wideB }), b.shape),
   ]);
 }
 
@@ -63,16 +76,16 @@ function matrixShape(x: Tensor, transposed: boolean): [number, number] {
   return transposed ? [columns, rows] : [rows, columns];
 }
 
-function gradientOfA(g: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Tensor {
+function gradientOfA(g: Tensor, b: Tensor, { transposeA, transposeB, dtype }: ProductOptions): Tensor {
   return transposeA
-    ? matmul(b, g, { transposeA: transposeB, transposeB: true })
-    : matmul(g, b, { transposeB: !transposeB });
+    ? matmul(b, g, { transposeA: transposeB, transposeB: true, dtype })
+    : matmul(g, b, { transposeB: !transposeB, dtype });
 }
 
-function gradientOfB(g: Tensor, a: Tensor, transposeA: boolean, transposeB: boolean): Tensor {
+function gradientOfB(g: Tensor, a: Tensor, { transposeA, transposeB, dtype }: ProductOptions): Tensor {
   return transposeB
-    ? matmul(g, a, { transposeA: true, transposeB: transposeA })
-    : matmul(a, g, { transposeA: !transposeA });
+    ? matmul(g, a, { transposeA: true, transposeB: transposeA, dtype })
+    : matmul(a, g, { transposeA: !transposeA, dtype });
 }
 
 /** Brings both operands to what the kernel takes (innermost stride 1) and runs it. */

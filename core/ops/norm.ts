@@ -1,5 +1,5 @@
 /** Normalisations over the last axis, and softmax. */
-import { checkAlike, composed, fused } from "../define.ts";
+import { checkAlike, composed, fused, widened } from "../define.ts";
 import { describe } from "../shape.ts";
 import type { Tensor } from "../tensor.ts";
 import { add, div, exp, log, mul, rsqrt, square, stopGradient, sub } from "./elementwise.ts";
@@ -51,8 +51,9 @@ export function softmax(x: Tensor, axis = -1): Tensor {
 
 /** log(softmax(x)) along the last axis, without leaving the log domain. */
 export function logSoftmax(x: Tensor): Tensor {
-  return composed("logSoftmax", () => {
-    const shifted = sub(x, max(stopGradient(x), -1, true));
+  const compose = widened(x.dtype, (input) => {
+    const shifted = sub(input, max(stopGradient(input), -1, true));
     return sub(shifted, log(sum(exp(shifted), -1, true)));
   });
+  return composed("logSoftmax", () => compose(x));
 }

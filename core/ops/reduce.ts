@@ -1,8 +1,11 @@
-/** Reductions over axes: sum, mean, max, min, var, argmax. The order of a sum depends on sizes alone. */
+/**
+ * Reductions over axes: sum, mean, max, min, var, argmax. The order of a sum depends on sizes alone. Over 16-bit tensors
+ * they compute in f32 and round once.
+ */
 import type { ReduceOp } from "../backend.ts";
 import type { DType } from "../dtype.ts";
 import { record } from "../autograd.ts";
-import { composed } from "../define.ts";
+import { composed, widened } from "../define.ts";
 import { normalizeAxis } from "../shape.ts";
 import { empty, type Tensor } from "../tensor.ts";
 import { add, div, equal, mul, neg, sqrt, square, sub } from "./elementwise.ts";
@@ -48,7 +51,7 @@ export function sum(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 /** Mean over `axes`. */
 export function mean(x: Tensor, axes?: Axes, keepDims = false): Tensor {
   const count = resolveAxes(x, axes, "mean").reduce((product, axis) => product * x.shape[axis], 1);
-  return composed("mean", () => mul(sum(x, axes, keepDims), 1 / count));
+  return composed("mean", () => widened(x.dtype, (wide) => mul(sum(wide, axes, keepDims), 1 / count))(x));
 }
 
 /** Largest element over `axes`. Equal maxima share the gradient, as in PyTorch's amax. */
@@ -70,20 +73,22 @@ export function min(x: Tensor, axes?: Axes, keepDims = false): Tensor {
 
 /** Population variance over `axes` (divides by the count). */
 export function variance(x: Tensor, axes?: Axes, keepDims = false): Tensor {
-  return composed("variance", () => mean(square(sub(x, mean(x, axes, true))), axes, keepDims));
+  const compose = widened(x.dtype, (wide) => mean(square(sub(wide, mean(wide, axes, true))), axes, keepDims));
+  return composed("variance", () => compose(x));
 }
 
 /** Square root of the sum of squares. The gradient at 0 is 0. */
 export function norm(x: Tensor, axes?: Axes, keepDims = false): Tensor {
-  return composed("norm", () => {
-    const squares = sum(square(x), axes, true);
+  const compose = widened(x.dtype, (wide) => {
+    const squares = sum(square(wide), axes, true);
     const isZero = equal(squares, 0);
-    const safe = add(squares, cast(isZero, x.dtype));
+    const safe = add(squares, cast(isZero, squares.dtype));
     const root = where(isZero, 0, sqrt(safe));
     if (keepDims) return root;
     const over = resolveAxes(x, axes, "norm");
     return reshape(root, x.shape.filter((_, axis) => !over.includes(axis)));
   });
+  return composed("norm", () => compose(x));
 }
 
 /** Index (u32) of the first largest element along an axis. */

@@ -4,7 +4,8 @@
  */
 import { asLeaf, backward, needsGradient } from "../autograd.ts";
 import type { Backend } from "../backend.ts";
-import type { DType } from "../dtype.ts";
+import { narrow, widen } from "../../backends/cpu/loops/half.ts";
+import { type DType, isHalf } from "../dtype.ts";
 import { mul } from "../ops/elementwise.ts";
 import { broadcastTo, contiguous, permute, slice } from "../ops/layout.ts";
 import { sum } from "../ops/reduce.ts";
@@ -16,7 +17,10 @@ import { fromArray, type Tensor } from "../tensor.ts";
 /** One input of a case. */
 export interface InputSpec {
   readonly shape: Shape;
-  /** `float` is f32 or f64, as the evaluation says, and is a leaf of the gradient. */
+  /**
+   * `float` is of the type that the evaluation says, and a leaf of the gradient. `constant` as well, but neither a leaf
+   * nor ever of 16 bits: the tables of `rope`.
+   */
   readonly kind: "float" | "constant" | "i32" | "u32";
   /** The elements in row-major order, for a case of this name. */
   readonly values: (name: string) => Float64Array;
@@ -128,10 +132,13 @@ export interface Evaluation {
   readonly gradients: readonly (Float64Array | undefined)[];
 }
 
+/** The types that an op can be evaluated in. */
+export type FloatType = "f32" | "f64" | "bf16" | "f16";
+
 /** Options of `evaluate`. */
 export interface EvaluateOptions {
-  /** The type of `float` and `constant` inputs. Default f64. */
-  readonly dtype?: "f32" | "f64";
+  /** The type of `float` inputs, and with f32 for the 16-bit ones of `constant` inputs. Default f64. */
+  readonly dtype?: FloatType;
   /** Weights of the output in the scalar that is differentiated. Without them no gradient is taken. */
   readonly cotangent?: ArrayLike<number>;
 }
@@ -145,9 +152,11 @@ export async function evaluate(
 ): Promise<Evaluation> {
   const gradients = new Array<Tensor | undefined>(inputs.length).fill(undefined);
   const out = enqueue(backend, inputs, run, gradients, { dtype, cotangent });
-  const value = await takeHost(out);
-  const host: (Float64Array | undefined)[] = [];
-  for (const gradient of gradients) host.push(gradient && await takeHost(gradient));
+  // together: reads of one moment cost a device one wait
+  const [value, ...host] = await Promise.all([
+    takeHost(out),
+    ...gradients.map((gradient) => gradient && takeHost(gradient)),
+  ]);
   return { value, shape: out.shape, dtype: out.dtype, gradients: host };
 }
 
@@ -173,12 +182,30 @@ function enqueue(
 }
 
 /** A stored input on the device. */
-export function upload(backend: Backend, { stored, shape, kind }: HostInput, dtype: "f32" | "f64"): Tensor {
-  const type = kind === "float" || kind === "constant" ? dtype : kind;
+export function upload(backend: Backend, { stored, shape, kind }: HostInput, dtype: FloatType): Tensor {
+  const type = kind === "constant" && isHalf(dtype) ? "f32" : kind === "float" || kind === "constant" ? dtype : kind;
   return fromArray(backend, toArray(stored, type), shape, type);
 }
 
-function toArray(values: ArrayLike<number>, dtype: DType) {
+/** An input whose floats are rounded to what `dtype` can hold. */
+export function representable(input: HostInput, dtype: DType): HostInput {
+  return input.kind === "float" ? { ...input, stored: roundTo(dtype, input.stored) } : input;
+}
+
+/** Numbers rounded to nearest even, as `dtype` holds them. */
+export function roundTo(dtype: DType, values: ArrayLike<number>): Float64Array {
+  if (!isHalf(dtype)) return Float64Array.from(toArray(values, dtype));
+  const bits = toArray(values, dtype) as Uint16Array;
+  return Float64Array.from(widen(dtype, bits, 0, bits.length));
+}
+
+/** A host array for `fromArray`: 16-bit types as bits. */
+export function toArray(values: ArrayLike<number>, dtype: DType) {
+  if (isHalf(dtype)) {
+    const bits = new Uint16Array(values.length);
+    narrow(dtype, Float32Array.from(values), bits, 0);
+    return bits;
+  }
   if (dtype === "f64") return Float64Array.from(values);
   if (dtype === "f32") return Float32Array.from(values);
   return dtype === "i32" ? Int32Array.from(values) : Uint32Array.from(values);
@@ -186,7 +213,8 @@ function toArray(values: ArrayLike<number>, dtype: DType) {
 
 /** Reads a tensor into f64 and disposes it. */
 export async function takeHost(tensor: Tensor): Promise<Float64Array> {
-  const values = Float64Array.from(await tensor.read());
+  const host = await tensor.read();
+  const { dtype } = tensor;
   tensor.dispose();
-  return values;
+  return Float64Array.from(isHalf(dtype) ? widen(dtype, host as Uint16Array, 0, host.length) : host);
 }

@@ -1,28 +1,47 @@
 /**
- * Fused against composed: values and gradients of every fused entry of a backend, at awkward sizes in f32, against the
- * composed form on the same backend and against the loops in f64. Any backend's test can register them.
+ * Fused against composed: values and gradients of every fused entry of a backend, at awkward sizes in f32 (and in the
+ * 16-bit types, if asked), against the composed form on the same backend and against the loops in f64. Any backend's test
+ * can register them.
  *
  * Tolerances are those of other frameworks and of the WGSL specification: an exponential of 3 + 2 |x| units in the last
- * place, sums by pairs, and a quotient of 2.5.
+ * place, sums by pairs, and a quotient of 2.5. A 16-bit type adds one rounding of the output and two of the gradients,
+ * which may come by way of a rounded output.
  */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../../backends/cpu/loops/mod.ts";
 import type { Backend, FusedName } from "../backend.ts";
 import { withoutFused } from "../define.ts";
+import type { DType } from "../dtype.ts";
 import { attention, type AttentionOptions, rope } from "../ops/attention.ts";
 import { gelu, silu, swiglu } from "../ops/elementwise.ts";
-import { crossEntropy } from "../ops/loss.ts";
+import { crossEntropy, sumOfSquares } from "../ops/loss.ts";
 import { layerNorm, rmsNorm, softmax } from "../ops/norm.ts";
 import { sizeOf } from "../shape.ts";
 import type { OpCase } from "./cases.ts";
 import { counted } from "./fake_fused.ts";
 import { random } from "./gradcheck.ts";
 import { assertClose, assertRms } from "./golden.ts";
-import { constant, evaluate, type Evaluation, float, given, index, type InputSpec, layOut, mask } from "./inputs.ts";
+import {
+  constant,
+  evaluate,
+  type Evaluation,
+  float,
+  given,
+  index,
+  type InputSpec,
+  layOut,
+  mask,
+  representable,
+  roundTo,
+} from "./inputs.ts";
 import { assertNoLeak } from "./leaks.ts";
+import { registerTest } from "./register.ts";
 
 /** Where rounding is looser: a GPU's functions are approximate. */
 export type Device = "cpu" | "gpu";
+
+/** Types that an entry can be tried in. */
+export type ParityType = "f32" | "bf16" | "f16";
 
 /** How close an op's values must be, elementwise, and its gradients, as a whole. */
 interface Tolerance {
@@ -40,7 +59,14 @@ const TOLERANCES: { readonly [Name in FusedName]: { readonly [Where in Device]: 
   swiglu: tolerance({ rtol: 2e-6, atol: 1e-6 }, { rtol: 1e-5, atol: 2e-6 }),
   rope: tolerance({ rtol: 0, atol: 1e-6 }, { rtol: 0, atol: 1e-6 }),
   attention: tolerance({ rtol: 1e-5, atol: 1e-6 }, { rtol: 5e-5, atol: 5e-6 }, 2e-5),
+  sumOfSquares: tolerance({ rtol: 1e-6, atol: 1e-7 }, { rtol: 5e-6, atol: 1e-7 }),
 };
+
+/** Ops over 16-bit operands that give f32. */
+const GIVES_F32: readonly FusedName[] = ["crossEntropy", "sumOfSquares"];
+
+/** Half the distance between neighbours, relative and among subnormals. */
+const ROUNDING = { f32: [0, 0], bf16: [2 ** -8, 2 ** -134], f16: [2 ** -11, 2 ** -25] } as const;
 
 function tolerance(cpu: Tolerance["value"], gpu: Tolerance["value"], gradient = 1e-5) {
   return { cpu: { value: cpu, gradient }, gpu: { value: gpu, gradient: 1e-4 } };
@@ -128,11 +154,22 @@ export const PARITY_CASES: { readonly [Name in FusedName]: readonly OpCase[] } =
     attends([1, 40, 33, 2, 2, 8], causal), // the first queries see no key
     attends([1, 7, 7, 2, 2, 8], { scale: 3 }),
   ],
+  sumOfSquares: [
+    ...rows(sumOfSquares, (n) => [float([n])]),
+    ...rows(sumOfSquares, (n) => [float([33, n], 5, 9)]),
+    ...rows(sumOfSquares, (n) => [float([2, n, 3, 32], -1e-3, 1e-3)]),
+    { name: "of nothing", inputs: [float([3, 0])], run: sumOfSquares },
+  ],
 };
 
+/** What is asserted of an evaluation: how close it is, and its dtype. */
+interface Demand extends Tolerance {
+  readonly dtype: DType;
+}
+
 /** Asserts that values and gradients agree. */
-function assertAgree(what: string, actual: Evaluation, expected: Evaluation, { value, gradient }: Tolerance): void {
-  assert.deepEqual([actual.shape, actual.dtype === "f32"], [expected.shape, true], what);
+function assertAgree(what: string, actual: Evaluation, expected: Evaluation, { dtype, value, gradient }: Demand): void {
+  assert.deepEqual([actual.shape, actual.dtype], [expected.shape, dtype], what);
   assertClose(`${what}: value`, actual.value, expected.value, value);
   actual.gradients.forEach((own, i) => {
     assert.equal(own !== undefined, expected.gradients[i] !== undefined, `${what}: gradient ${i}`);
@@ -142,24 +179,44 @@ function assertAgree(what: string, actual: Evaluation, expected: Evaluation, { v
   });
 }
 
-/** Twice as far from each other as each from the truth. */
-function twice({ value: { rtol, atol }, gradient }: Tolerance): Tolerance {
-  return { value: { rtol: 2 * rtol, atol: 2 * atol }, gradient: 2 * gradient };
+/** What `op` must keep to in `dtype`: the tolerance of f32, and the roundings of the type in which results are stored. */
+function demandOf(op: FusedName, device: Device, dtype: ParityType): Demand {
+  const { value, gradient } = TOLERANCES[op][device];
+  const stored = GIVES_F32.includes(op) ? "f32" : dtype;
+  const [relative, absolute] = ROUNDING[stored];
+  return {
+    dtype: stored,
+    value: { rtol: value.rtol + 1.01 * relative, atol: value.atol + absolute },
+    gradient: gradient + 2 * ROUNDING[dtype][0],
+  };
 }
 
-/** Holds one fused op of `plain` to its composed form, and to the loops in f64. */
-export async function checkFused(op: FusedName, plain: Backend, device: Device = "cpu"): Promise<void> {
+/** Twice as far from each other as each from the truth. */
+function twice({ dtype, value: { rtol, atol }, gradient }: Demand): Demand {
+  return { dtype, value: { rtol: 2 * rtol, atol: 2 * atol }, gradient: 2 * gradient };
+}
+
+/**
+ * Holds one fused op of `plain` to its composed form, and to the loops in f64, on inputs that `dtype` holds exactly. The
+ * entry, if there is one, must run in f32; it may decline the 16-bit types.
+ */
+export async function checkFused(
+  op: FusedName,
+  plain: Backend,
+  device: Device = "cpu",
+  dtype: ParityType = "f32",
+): Promise<void> {
   using loops = loopsBackend();
   const { backend, runs } = counted(plain, op);
-  const within = TOLERANCES[op][device];
+  const within = demandOf(op, device, dtype);
   for (const { name, inputs: specs, run } of PARITY_CASES[op]) {
     for (const layout of ["contiguous", "offset"] as const) {
-      const what = `${op} ${name} ${layout}`;
-      const inputs = specs.map((spec, i) => layOut(spec, `${op} ${name} ${i}`, layout));
+      const what = `${op} ${name} ${layout}${dtype === "f32" ? "" : ` ${dtype}`}`;
+      const inputs = specs.map((spec, i) => representable(layOut(spec, `${op} ${name} ${i}`, layout), dtype));
       const probe = await evaluate(loops, inputs, run);
-      const cotangent = random(`${what} cotangent`, sizeOf(probe.shape)).map(Math.fround);
+      const cotangent = roundTo(within.dtype, random(`${what} cotangent`, sizeOf(probe.shape)));
       const exact = await evaluate(loops, inputs, run, { cotangent });
-      const options = { dtype: "f32", cotangent } as const;
+      const options = { dtype, cotangent };
       const fused = await assertNoLeak(what, plain, () => evaluate(backend, inputs, run, options));
       assertAgree(`${what} against f64`, fused, exact, within);
       const compose: OpCase["run"] = (...tensors) => withoutFused(() => run(...tensors));
@@ -167,26 +224,52 @@ export async function checkFused(op: FusedName, plain: Backend, device: Device =
       assertAgree(`${what} against composed`, fused, composed, twice(within));
     }
   }
+  if (op === "sumOfSquares") await checkNotFinite(backend, dtype);
   const entry = plain.fused[op];
+  if (dtype !== "f32") return;
   assert.equal(runs.forward > 0, entry !== undefined, `${op}: the entry ran ${runs.forward} times`);
   assert.equal(runs.vjp > 0, entry?.vjp !== undefined, `${op}: the entry's vjp ran ${runs.vjp} times`);
 }
 
+/** No infinity and no NaN may get lost in a sum of squares, wherever it is: a training step is judged by it. */
+async function checkNotFinite(backend: Backend, dtype: ParityType): Promise<void> {
+  for (const special of [Infinity, -Infinity, NaN]) {
+    for (const place of [0, 31, 258, 5000]) {
+      const numbers = new Float64Array(5001).fill(1).with(place, special);
+      const input = layOut(given("float", [numbers.length], numbers), "special", "contiguous");
+      const { value: [sum] } = await evaluate(backend, [input], sumOfSquares, { dtype });
+      assert.ok(!Number.isFinite(sum), `sumOfSquares with ${special} at ${place} in ${dtype} is ${sum}`);
+    }
+  }
+}
+
+/** What a backend's test can say of it. */
+interface ParityOptions {
+  readonly device?: Device;
+  readonly dtypes?: readonly ParityType[];
+  readonly ignore?: string;
+}
+
 /**
- * Registers a test for each fused op. An entry that runs in none of its cases fails; without an entry the composed form
- * is held to the loops all the same.
+ * Registers a test for each fused op and dtype. An entry that runs in none of its f32 cases fails; without an entry the
+ * composed form is held to the loops all the same.
  *
  * @param device whose tolerances hold; `cpu` by default
+ * @param dtypes what the entries are tried in; f32 by default
+ * @param ignore why the tests cannot run here, if they cannot
  */
 export function fusedParity(
   name: string,
   makeBackend: () => Backend | Promise<Backend>,
-  { device = "cpu" }: { readonly device?: Device } = {},
+  { device = "cpu", dtypes = ["f32"], ignore }: ParityOptions = {},
 ): void {
   for (const op of Object.keys(PARITY_CASES) as FusedName[]) {
-    Deno.test(`${name}: fused ${op} agrees with its composed form and with the loops in f64`, async () => {
-      using backend = await makeBackend();
-      await checkFused(op, backend, device);
-    });
+    for (const dtype of dtypes) {
+      const where = dtype === "f32" ? "" : ` on ${dtype}`;
+      registerTest(`${name}: fused ${op}${where} agrees with its composed form and with the loops in f64`, async () => {
+        using backend = await makeBackend();
+        await checkFused(op, backend, device, dtype);
+      }, ignore);
+    }
   }
 }

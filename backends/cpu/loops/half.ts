@@ -3,15 +3,9 @@
  *
  * Widening is exact; narrowing rounds to nearest, ties to even. Numbers pass in blocks: nothing computes in 16 bits.
  */
-import type { DType } from "../../../core/dtype.ts";
+import type { Half } from "../../../core/dtype.ts";
 
-/** The storage types. */
-export type Half = "bf16" | "f16";
-
-/** True for the types that are stored in 16 bits and computed in f32. */
-export function isHalf(dtype: DType): dtype is Half {
-  return dtype === "bf16" || dtype === "f16";
-}
+export { type Half, isHalf } from "../../../core/dtype.ts";
 
 /** `count` elements from `begin` on, as f32. */
 export function widen(dtype: Half, bits: Uint16Array, begin: number, count: number): Float32Array<ArrayBuffer> {
