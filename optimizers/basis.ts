@@ -3,7 +3,8 @@
  *
  * A basis is stored with its vectors as rows, [rank, d], whichever side it projects. Only the smaller side's vectors
  * are needed, so no strategy makes a full SVD of a large matrix except the oracle. Signs are canonical: the entry of
- * largest magnitude in each vector is positive, so that equal gradients give equal bases.
+ * largest magnitude in each vector is positive, so that equal gradients give equal bases (but for `polarBasis`, which
+ * keeps near the basis in use instead).
  */
 import {
   abs,
@@ -38,7 +39,7 @@ export interface BasisRequest {
 export interface BasisStrategy {
   readonly name: string;
   readonly options: Readonly<Record<string, unknown>>;
-  /** @throws RangeError for a rank above the smaller side, or a gradient that is not finite */
+  /** @throws RangeError for a rank above the smaller side, or, if it reads numbers, a gradient that is not finite */
   readonly compute: (gradient: Tensor, request: BasisRequest) => Promise<Tensor>;
 }
 

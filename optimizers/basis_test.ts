@@ -2,9 +2,10 @@
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/loops/mod.ts";
 import { cpuBackend } from "../backends/cpu/mod.ts";
-import { type Backend, foldIn, fromArray, keyOf, normal } from "../core/mod.ts";
+import { type Backend, fromArray, keyOf } from "../core/mod.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
-import { type BasisRequest, type BasisStrategy, exactBasis, gramBasis, type Side, subspaceBasis } from "./mod.ts";
+import { type BasisStrategy, exactBasis, gramBasis, subspaceBasis } from "./mod.ts";
+import { basisRows, dot, energy, known, SIDES, sineTo } from "./testing/spectra.ts";
 
 const STRATEGIES: Readonly<Record<string, () => BasisStrategy>> = {
   "exactBasis()": exactBasis,
@@ -12,91 +13,17 @@ const STRATEGIES: Readonly<Record<string, () => BasisStrategy>> = {
   "subspaceBasis()": () => subspaceBasis({ gramBelow: 0 }),
 };
 const SHAPES: readonly (readonly [number, number])[] = [[150, 40], [40, 150], [60, 60], [70, 56]];
-const SIDES: readonly Side[] = ["left", "right"];
 const RANK = 10;
 const KEY = keyOf(5);
 
-/** `count` orthonormal rows [count, d] that depend on the name alone. */
-function orthonormal(name: string, count: number, d: number): Float64Array[] {
-  const rows: Float64Array[] = [];
-  for (let j = 0; j < count; j++) {
-    const row = Float64Array.from(normal(foldIn(keyOf(21), name, j), d));
-    for (let pass = 0; pass < 2; pass++) {
-      for (const other of rows) addScaled(row, other, -dot(row, other));
-    }
-    const length = Math.sqrt(dot(row, row));
-    rows.push(row.map((value) => value / length));
-  }
-  return rows;
-}
-
-function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let total = 0;
-  for (let i = 0; i < a.length; i++) total += a[i] * b[i];
-  return total;
-}
-
-function addScaled(target: Float64Array, x: ArrayLike<number>, factor: number): void {
-  for (let i = 0; i < target.length; i++) target[i] += factor * x[i];
-}
-
-/** A matrix with known singular vectors. */
-interface Known {
-  readonly shape: readonly [number, number];
-  readonly values: readonly number[];
-  readonly vectors: Readonly<Record<Side, readonly Float64Array[]>>;
-  readonly data: Float64Array;
-}
-
-function known([rows, columns]: readonly [number, number], spectrum: (i: number) => number): Known {
-  const small = Math.min(rows, columns);
-  const vectors = { left: orthonormal("left", small, rows), right: orthonormal("right", small, columns) };
-  const values = Array.from({ length: small }, (_, i) => spectrum(i));
-  const data = new Float64Array(rows * columns);
-  values.forEach((value, k) => {
-    for (let i = 0; i < rows; i++) {
-      addScaled(data.subarray(i * columns, (i + 1) * columns), vectors.right[k], value * vectors.left[k][i]);
-    }
-  });
-  return { shape: [rows, columns], values, vectors, data };
-}
-
 /** Runs a strategy; its rows on the host, checked to be orthonormal and of canonical sign. */
-async function rowsOf(
-  backend: Backend,
-  strategy: BasisStrategy,
-  { shape, data }: Pick<Known, "shape" | "data">,
-  request: Partial<BasisRequest> = {},
-  dtype: "f32" | "f64" = "f32",
-): Promise<Float64Array[]> {
-  using gradient = fromArray(backend, data, shape, dtype);
-  using basis = await strategy.compute(gradient, { side: "right", rank: RANK, key: KEY, ...request });
-  const d = shape[(request.side ?? "right") === "left" ? 0 : 1];
-  assert.deepEqual([basis.dtype, basis.shape], [dtype, [request.rank ?? RANK, d]]);
-  const host = Float64Array.from(await basis.read());
-  const rows = Array.from({ length: basis.shape[0] }, (_, j) => host.subarray(j * d, (j + 1) * d));
+async function rowsOf(...request: Parameters<typeof basisRows>): Promise<Float64Array[]> {
+  const rows = await basisRows(...request);
   for (const [i, row] of rows.entries()) {
-    for (const [j, other] of rows.entries()) {
-      assert.ok(Math.abs(dot(row, other) - (i === j ? 1 : 0)) <= 1e-5, `rows ${i} and ${j}: ${dot(row, other)}`);
-    }
     const peak = row.reduce((most, value) => Math.abs(value) > Math.abs(most) ? value : most, 0);
     assert.ok(peak > 0, `row ${i} has the sign of ${peak}`);
   }
   return rows;
-}
-
-/** Sine of the angle between a unit vector and the span of orthonormal rows. */
-function sineTo(vector: Float64Array, rows: readonly Float64Array[]): number {
-  const rest = vector.slice();
-  for (let pass = 0; pass < 2; pass++) for (const row of rows) addScaled(rest, row, -dot(rest, row));
-  return Math.sqrt(dot(rest, rest));
-}
-
-/** Share of the energy of the leading vectors that the rows capture. */
-function energy({ values, vectors }: Known, side: Side, rows: readonly Float64Array[]): number {
-  let captured = 0;
-  values.forEach((value, k) => captured += value ** 2 * (1 - sineTo(vectors[side][k], rows) ** 2));
-  return captured / values.slice(0, rows.length).reduce((total, value) => total + value ** 2, 0);
 }
 
 const DECAYING = (i: number) => 10 ** (-i / 5);

@@ -6,10 +6,10 @@
  *     change = scale P^T N (or scale N P)
  *
  * The basis P is renewed every `updateProjGap` steps, first at step 1, from the gradient of that step; the inner state
- * is kept as it is. `std` compresses the smaller side (ties: the right one), as the released code. The side is stored
- * in the state: the released code derives it again in project-back and takes the wrong one for `reverse_std` with
- * rows < columns and rank >= rows. Weight decay and learning rate sit outside, in full space; `scale` applies to the
- * projected-back change alone.
+ * is kept as it is. `staggered` parts the renewals of the parameters in time. `std` compresses the smaller side (ties: the
+ * right one), as the released code. The side is stored in the state: the released code derives it again in project-back
+ * and takes the wrong one for `reverse_std` with rows < columns and rank >= rows. Weight decay and learning rate sit
+ * outside, in full space; `scale` applies to the projected-back change alone.
  */
 import { describe, foldIn, type Key, keyOf, matmul, mul, type Tensor } from "../core/mod.ts";
 import type { BasisStrategy, Side } from "./basis.ts";
@@ -20,6 +20,9 @@ import type { GradientContext, GradientRule, LeafSpec, State } from "./rule.ts";
 /** Which side a basis compresses. The released code's names. */
 export type ProjType = "std" | "reverse_std" | "left" | "right" | "full";
 
+/** When the parameters of one rule renew their bases: all in the same step, or spread over the steps of a gap. */
+export type RefreshMode = "together" | "staggered";
+
 /** Options of `galore`. The released defaults are gap 200, scale 1 (the paper's pre-training: 0.25), std. */
 export interface GaloreOptions {
   /** Vectors in the basis; cut to the projected side's size. */
@@ -29,6 +32,12 @@ export interface GaloreOptions {
   /** Multiplies the projected-back change: alpha of the paper. Default 1. */
   readonly scale?: number;
   readonly projType?: ProjType;
+  /**
+   * `together` (default): every parameter in steps 1, 1 + gap, 1 + 2 gap, ..., as the released code. `staggered`: all in
+   * step 1, and then parameter i of the L under this rule in steps 1 + phase, 1 + phase + gap, ... with phase =
+   * floor(i gap / L), so that no step after the first bears more than its share.
+   */
+  readonly refresh?: RefreshMode;
   /** Default `subspaceBasis()`. */
   readonly basis?: BasisStrategy;
   /** Seeds the strategies that draw. Default 0. */
@@ -45,6 +54,8 @@ export interface GaloreState extends State {
   side: string;
   /** Step of the last renewal; 0 before the first. */
   renewedAt: number;
+  /** How many steps behind step 1 the gaps are counted from: 0 unless staggered. A checkpoint without it means 0. */
+  phase: number;
 }
 
 /** The sides that a projection type compresses for a [rows, columns] matrix. */
@@ -81,13 +92,14 @@ export function galoreShapes(
 /** Wraps a gradient-only rule so that it works, and keeps its state, in the subspace. For matrices. */
 export function galore(inner: GradientRule, options: GaloreOptions): GradientRule<GaloreState> {
   const { rank, updateProjGap = 200, scale = 1, projType = "std", basis = subspaceBasis(), seed = 0 } = options;
+  const { refresh = "together" } = options;
   if (inner.stage) throw new TypeError(`Cannot project ${inner.name} in galore(): it projects the gradient itself`);
   if (!Number.isInteger(rank) || rank < 1) throw new RangeError(`Cannot project to rank ${rank}: expected at least 1`);
   if (!(updateProjGap >= 1)) {
     throw new RangeError(`Cannot renew a basis every ${updateProjGap} steps: expected at least 1`);
   }
   const isDue = (state: GaloreState, step: number) =>
-    state.renewedAt === 0 || (step - 1) % updateProjGap === 0 && state.renewedAt !== step;
+    state.renewedAt === 0 || (step - 1 - state.phase) % updateProjGap === 0 && state.renewedAt !== step;
   // scaled in the subspace, where it is cheap
   const updateScaled = (projected: Tensor, state: GaloreState, context: GradientContext, factor: number) => {
     const [direction, innerState] = inner.update(projected, state.inner, context);
@@ -96,9 +108,12 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
   };
   return {
     name: "galore",
-    options: { inner, rank, updateProjGap, scale, projType, basis },
+    options: { inner, rank, updateProjGap, scale, projType, refresh, basis },
     slots: inner.slots,
-    init: (spec) => initialState(inner, spec, rank, projType),
+    init: (spec) => {
+      const state = initialState(inner, spec, projType, rank);
+      return refresh === "staggered" ? { ...state, phase: phaseOf(spec, updateProjGap) } : state;
+    },
     stage: (gradient, state, step) => isDue(state, step) ? gradient : project(gradient, state),
     refreshDue: isDue,
     refresh: async (gradient, state, { name, step }) => {
@@ -121,7 +136,12 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
   };
 }
 
-function initialState(inner: GradientRule, spec: LeafSpec, rank: number, projType: ProjType): GaloreState {
+/** Spreads parameters evenly over a gap. */
+function phaseOf({ index, count }: LeafSpec, gap: number): number {
+  return Number.isFinite(gap) ? Math.floor(index * gap / count) : 0;
+}
+
+function initialState(inner: GradientRule, spec: LeafSpec, projType: ProjType, rank: number): GaloreState {
   if (spec.shape.length !== 2) {
     throw new TypeError(`Cannot project "${spec.name}": expected a matrix, got ${describe(spec)}`);
   }
@@ -132,6 +152,7 @@ function initialState(inner: GradientRule, spec: LeafSpec, rank: number, projTyp
     right: null,
     side: sidesOf(projType, spec.shape[0], spec.shape[1]).join("+"),
     renewedAt: 0,
+    phase: 0,
   };
 }
 

@@ -7,6 +7,7 @@ export * from "./adam.ts";
 export { type BasisRequest, type BasisStrategy, exactBasis, gramBasis, type Side } from "./basis.ts";
 export * from "./galore.ts";
 export * from "./optimizer.ts";
+export { polarBasis, type PolarOptions } from "./polar_basis.ts";
 export * from "./presets.ts";
 export * from "./rule.ts";
 export * from "./schedule.ts";

@@ -8,9 +8,13 @@
  */
 import {
   add,
+  cast,
   contiguous,
   div,
   fill,
+  foldIn,
+  isHalf,
+  keyOf,
   minimum,
   mul,
   noGrad,
@@ -24,26 +28,32 @@ import {
   sumOfSquares,
   type Tensor,
 } from "../core/mod.ts";
-import { type Accumulated, resolveRoutes, type Routing, type Rule, type RuleContext, type State } from "./rule.ts";
+import { type Gate, Guard } from "./guard.ts";
+import { dropStaged, type Leaf, type LeafSnapshot, type OptimizerSnapshot } from "./leaf.ts";
+import { type Accumulated, resolveRoutes, type Routing, type Rule, type RuleContext } from "./rule.ts";
 import { disposeReplaced, disposeState, ownState } from "./state.ts";
+
+export type { LeafSnapshot, OptimizerSnapshot } from "./leaf.ts";
+
+/**
+ * How a change reaches a 16-bit parameter: to the nearest value, where small changes are lost; up or down at random, right
+ * on average; or through an f32 copy that keeps every bit and costs four bytes a weight.
+ */
+export type Rounding = "nearest" | "stochastic" | "master";
 
 /** Options of `Optimizer`. */
 export interface OptimizerOptions {
   /** Scales gradients down to this global norm. Default: no clipping. */
   readonly clip?: number;
-}
-
-/** One parameter under a rule. */
-interface Leaf {
-  readonly name: string;
-  readonly param: Tensor;
-  readonly rule: Rule;
-  state: State;
-  staged?: Tensor;
-  /** Sum of squares of the whole gradient, which `staged` may no longer be. */
-  square?: Tensor;
-  /** Micro-batches in `staged`. */
-  count: number;
+  /**
+   * Keeps gradients (and losses given to `commit`) that are not finite out on the device, without a read: from such a step
+   * on nothing changes until `discard()` or `resetGuard()`. Default: the caller checks `gradientNorm()`.
+   */
+  readonly guard?: boolean;
+  /** Of 16-bit parameters; others never round. Default `stochastic`. */
+  readonly rounding?: Rounding;
+  /** Seeds stochastic rounding: a function of seed, name and step. Default 0. */
+  readonly seed?: number;
 }
 
 /** Norms of what is staged: of whole gradients, or of projected ones where micro-batches were added up projected. */
@@ -54,20 +64,37 @@ export interface GradientNorm {
   readonly nonFinite: readonly string[];
 }
 
+/** Sums of squares on the device, for whoever reads them later. */
+export interface GradientSquares {
+  /** [parameters that have a gradient], the caller's to dispose. */
+  readonly squares: Tensor;
+  /** What the values say, once they were read. */
+  readonly toNorm: (values: ArrayLike<number>) => GradientNorm;
+}
+
 /** Applies rules to parameters. Owns their state: dispose it, or `using`. */
 export class Optimizer implements Disposable {
   readonly #leaves = new Map<string, Leaf>();
   readonly #clip: number | undefined;
   readonly #microBatches: number;
+  readonly #guard: Guard | undefined;
+  readonly #rounding: Rounding;
+  readonly #seed: number;
+  /** Packed squares of what is staged, once somebody asked for them. */
+  #squares: Tensor | undefined;
   #step = 0;
 
   /**
    * @param rule one rule for every parameter, or a routing by name (`null` freezes)
    * @throws RangeError when the routing leaves gaps
    */
-  constructor(readonly params: Params, rule: Rule | Routing, { clip }: OptimizerOptions = {}) {
+  constructor(readonly params: Params, rule: Rule | Routing, options: OptimizerOptions = {}) {
+    const { clip, guard = false, rounding = "stochastic", seed = 0 } = options;
     if (clip !== undefined && !(clip > 0)) throw new RangeError(`Cannot clip to norm ${clip}: expected more than 0`);
     this.#clip = clip;
+    this.#guard = guard ? new Guard() : undefined;
+    this.#rounding = rounding;
+    this.#seed = seed;
     const routing = "routes" in rule ? rule : { routes: [[/(?:)/, rule] as const] };
     const resolved = resolveRoutes(params.names(), routing);
     this.#microBatches = commonMicroBatches([...resolved.values()]);
@@ -76,7 +103,11 @@ export class Optimizer implements Disposable {
         if (leafRule === null) continue;
         const param = params.get(name);
         using _ = scope(`state of ${name}`);
-        const spec = { name, backend: param.backend, shape: param.shape, dtype: param.dtype };
+        // states, like staged gradients, are f32 where weights have 16 bits
+        const dtype = isHalf(param.dtype) ? "f32" : param.dtype;
+        const sharing = [...resolved.keys()].filter((other) => resolved.get(other) === leafRule);
+        const place = { index: sharing.indexOf(name), count: sharing.length };
+        const spec = { name, backend: param.backend, shape: param.shape, dtype, ...place };
         this.#leaves.set(name, { name, param, rule: leafRule, state: ownState(leafRule.init(spec)), count: 0 });
       }
     } catch (error) {
@@ -96,6 +127,11 @@ export class Optimizer implements Disposable {
     return this.#microBatches;
   }
 
+  /** Whether commits keep what is not finite out by themselves. */
+  get isGuarded(): boolean {
+    return this.#guard !== undefined;
+  }
+
   /** The learning rate of the coming commit. */
   get learningRate(): number {
     for (const { rule } of this.#leaves.values()) {
@@ -110,11 +146,13 @@ export class Optimizer implements Disposable {
     const leaf = this.#leaves.get(name);
     if (!leaf) return;
     using inner = scope(`stage ${name}`);
+    this.#forgetSquares();
+    const whole = isHalf(gradient.dtype) ? cast(gradient, "f32") : gradient;
     if (this.#microBatches === 1) {
       leaf.square?.dispose();
-      leaf.square = own(inner.keep(sumOfSquares(gradient)));
+      leaf.square = own(inner.keep(sumOfSquares(whole)));
     }
-    const kept = leaf.rule.stage?.(gradient, leaf.state, this.#step + 1) ?? gradient;
+    const kept = leaf.rule.stage?.(whole, leaf.state, this.#step + 1) ?? whole;
     const before = leaf.staged;
     const total = before ? add(before, kept) : kept;
     leaf.staged = total === gradient ? total.retained() : own(total);
@@ -135,6 +173,7 @@ export class Optimizer implements Disposable {
 
   /** Renews the bases that are due from the staged gradients. Call outside every scope. */
   async refresh(): Promise<void> {
+    this.#forgetSquares();
     for (const leaf of this.#due()) {
       const staged = leaf.staged!;
       const [projected, state] = await leaf.rule.refresh!(staged, leaf.state, {
@@ -150,32 +189,59 @@ export class Optimizer implements Disposable {
 
   /** Norms of the staged gradients, before clipping. The one readback of a step; call outside every scope. */
   async gradientNorm(): Promise<GradientNorm> {
-    const leaves = [...this.#leaves.values()].filter(({ staged }) => staged);
+    const leaves = this.#stagedLeaves();
     if (leaves.length === 0) return { norm: 0, kind: "exact", nonFinite: [] };
-    const packed = this.#packSquares(leaves);
-    const squares = await packed.read();
-    packed.dispose();
-    let total = 0;
-    for (const square of squares) total += square;
-    const nonFinite = leaves.filter((_, index) => !Number.isFinite(squares[index])).map(({ name }) => name);
-    const isExact = leaves.every(({ square, rule }) => square || !rule.stage);
-    return { norm: Math.sqrt(total) / this.#microBatches, kind: isExact ? "exact" : "projected", nonFinite };
+    const { squares, toNorm } = this.stepSquares();
+    using packed = squares;
+    return toNorm(await packed.read());
   }
 
-  /** [leaves] sums of squares, owned by the caller. */
+  /**
+   * Sums of squares of the staged gradients, before clipping: what `gradientNorm` reads, left on the device. The commit
+   * that follows works with the same.
+   *
+   * @throws RangeError when nothing is staged
+   */
+  stepSquares(): GradientSquares {
+    const leaves = this.#stagedLeaves();
+    if (leaves.length === 0) throw new RangeError("Cannot take squares: no gradient is staged; run backward() first");
+    const microBatches = this.#microBatches;
+    const names = leaves.map(({ name }) => name);
+    const isExact = leaves.every(({ square, rule }) => square || !rule.stage);
+    const toNorm = (values: ArrayLike<number>): GradientNorm => {
+      const squares = Array.from(values);
+      const total = squares.reduce((sum, square) => sum + square, 0);
+      const nonFinite = names.filter((_, index) => !Number.isFinite(squares[index]));
+      return { norm: Math.sqrt(total) / microBatches, kind: isExact ? "exact" : "projected", nonFinite };
+    };
+    return { squares: this.#packSquares(leaves).retained(), toNorm };
+  }
+
+  #stagedLeaves(): Leaf[] {
+    return [...this.#leaves.values()].filter(({ staged }) => staged);
+  }
+
+  /** [leaves] sums of squares, packed once and kept until something else is staged. */
   #packSquares(leaves: readonly Leaf[]): Tensor {
+    if (this.#squares) return this.#squares;
     using inner = scope("gradient norm");
     const parts = leaves.map(({ square, staged }) => square ?? sumOfSquares(staged!));
-    return own(inner.keep(stack(parts.map((part) => reshape(part, [])), 0)));
+    return this.#squares = own(inner.keep(stack(parts.map((part) => reshape(part, [])), 0)));
+  }
+
+  #forgetSquares(): void {
+    this.#squares?.dispose();
+    this.#squares = undefined;
   }
 
   /**
    * Updates every parameter that has a staged gradient, and frees the gradients.
    *
+   * @param watched scalars that a guard demands to be finite beside the gradients: the step's losses
    * @throws RangeError when nothing is staged, a micro-batch is missing, or a basis is due
    */
-  commit(): void {
-    const leaves = [...this.#leaves.values()].filter(({ staged }) => staged);
+  commit(watched: readonly Tensor[] = []): void {
+    const leaves = this.#stagedLeaves();
     if (leaves.length === 0) throw new RangeError("Cannot commit(): no gradient is staged; run backward() first");
     const odd = leaves.find(({ count }) => count !== this.#microBatches);
     if (odd) {
@@ -187,50 +253,78 @@ export class Optimizer implements Disposable {
     this.#step++;
     // parameters are leaves of the tape: recorded, every product with one would live until the scope ends
     noGrad(() => {
-      const factor = this.#factor(leaves);
+      using gate = this.#guard?.next([sum(this.#packSquares(leaves)), ...watched]);
+      const factor = this.#factor(leaves, gate);
       for (const leaf of leaves) {
-        this.#update(leaf, factor);
+        this.#update(leaf, factor, gate);
         dropStaged(leaf);
       }
     });
+    this.#forgetSquares();
   }
 
-  /** Drops what was staged, without a step: parameters and state stay as they are. */
+  /** Drops what was staged, without a step: parameters and state stay as they are. Opens the guard again. */
   discard(): void {
     for (const leaf of this.#leaves.values()) dropStaged(leaf);
+    this.#forgetSquares();
+    this.resetGuard();
   }
 
-  /** 1 / micro-batches times min(1, clip / (norm + 1e-6)), on the device; undefined when that is 1. */
-  #factor(leaves: readonly Leaf[]): Tensor | undefined {
+  /** Lets a guarded optimizer go on after a step that was not finite. */
+  resetGuard(): void {
+    this.#guard?.reset();
+  }
+
+  /**
+   * 1 / micro-batches times min(1, clip / (norm + 1e-6)), on the device; undefined when that is 1. Behind a gate that is
+   * shut, -1, for the kernels that branch on it; the results of rules that do not are left out by selection.
+   */
+  #factor(leaves: readonly Leaf[], gate: Gate | undefined): Tensor | undefined {
     const { backend, dtype } = leaves[0].staged!;
     const mean = 1 / this.#microBatches;
-    if (this.#clip === undefined) return mean === 1 ? undefined : fill(backend, mean, [], dtype);
-    const packed = this.#packSquares(leaves);
-    const norm = mul(sqrt(sum(packed)), mean);
-    packed.dispose();
-    return mul(minimum(div(fill(backend, this.#clip, [], dtype), add(norm, 1e-6)), 1), mean);
+    if (this.#clip === undefined) {
+      if (gate) return gate.factor(fill(backend, mean, [], dtype));
+      return mean === 1 ? undefined : fill(backend, mean, [], dtype);
+    }
+    const norm = mul(sqrt(sum(this.#packSquares(leaves))), mean);
+    const factor = mul(minimum(div(fill(backend, this.#clip, [], dtype), add(norm, 1e-6)), 1), mean);
+    return gate ? gate.factor(factor) : factor;
   }
 
-  #update(leaf: Leaf, factor: Tensor | undefined): void {
+  #update(leaf: Leaf, factor: Tensor | undefined, gate: Gate | undefined): void {
     using _ = scope(`update ${leaf.name}`);
     const { param, rule } = leaf;
+    const halved = isHalf(param.dtype);
+    if (halved && this.#rounding === "master") leaf.master ??= own(cast(param, "f32"));
+    const read = leaf.master ?? param;
     const context: RuleContext = {
       step: this.#step,
       learningRate: rule.learningRate?.(this.#step) ?? 1,
-      paramRms: () => sqrt(mul(sumOfSquares(param), 1 / param.size)),
-      param,
+      paramRms: () => sqrt(mul(sumOfSquares(cast(read, leaf.staged!.dtype)), 1 / param.size)),
+      param: read,
       factor,
       donated: true,
     };
-    const applied = rule.apply?.(leaf.staged!, leaf.state, context);
+    const applied = halved ? undefined : rule.apply?.(leaf.staged!, leaf.state, context);
     if (applied) {
       leaf.state = applied;
       return;
     }
     const [change, state] = rule.update(leaf.staged!, leaf.state, context);
-    param.backend.kernels.addInto(param, contiguous(change), { rounding: "nearest" });
-    disposeReplaced(leaf.state, ownState(state));
-    leaf.state = state;
+    this.#add(leaf, gate ? gate.select(change) : contiguous(change));
+    const next = gate ? gate.selectState(state, leaf.state) : state;
+    disposeReplaced(leaf.state, ownState(next));
+    leaf.state = next;
+  }
+
+  #add({ name, param, master }: Leaf, change: Tensor): void {
+    const { kernels } = param.backend;
+    if (!isHalf(param.dtype) || this.#rounding === "nearest") kernels.addInto(param, change, { rounding: "nearest" });
+    else if (master) kernels.addInto(param, change, { rounding: "nearest", master });
+    else {
+      const key = foldIn(keyOf(this.#seed), name, this.#step);
+      kernels.addInto(param, change, { rounding: "stochastic", key });
+    }
   }
 
   /**
@@ -239,8 +333,8 @@ export class Optimizer implements Disposable {
    */
   snapshot(): OptimizerSnapshot {
     const leaves = new Map<string, LeafSnapshot>();
-    for (const { name, state, staged, square, count } of this.#leaves.values()) {
-      leaves.set(name, { state, staged, square, count });
+    for (const { name, state, staged, square, master, count } of this.#leaves.values()) {
+      leaves.set(name, { state, staged, square, master, count });
     }
     return { step: this.#step, leaves };
   }
@@ -256,18 +350,25 @@ export class Optimizer implements Disposable {
       );
     }
     this.#step = step;
+    this.#forgetSquares();
+    this.resetGuard();
     for (const leaf of this.#leaves.values()) {
-      const { state, staged, square, count } = leaves.get(leaf.name)!;
+      const { state, count, ...held } = leaves.get(leaf.name)!;
       disposeReplaced(leaf.state, ownState(state));
-      if (leaf.staged !== staged) leaf.staged?.dispose();
-      if (leaf.square !== square) leaf.square?.dispose();
-      Object.assign(leaf, { state, staged: staged && own(staged), square: square && own(square), count });
+      for (const key of ["staged", "square", "master"] as const) {
+        if (leaf[key] !== held[key]) leaf[key]?.dispose();
+        leaf[key] = held[key] && own(held[key]);
+      }
+      Object.assign(leaf, { state, count });
     }
   }
 
   dispose(): void {
     this.discard();
-    for (const leaf of this.#leaves.values()) disposeState(leaf.state);
+    for (const { state, master } of this.#leaves.values()) {
+      disposeState(state);
+      master?.dispose();
+    }
     this.#leaves.clear();
   }
 
@@ -284,25 +385,4 @@ function commonMicroBatches(rules: readonly (Rule | null)[]): number {
     throw new RangeError(`Cannot mix rules that accumulate ${[...counts].join(" and ")} micro-batches`);
   }
   return [...counts][0] ?? 1;
-}
-
-function dropStaged(leaf: Leaf): void {
-  leaf.staged?.dispose();
-  leaf.square?.dispose();
-  Object.assign(leaf, { staged: undefined, square: undefined, count: 0 });
-}
-
-/** One parameter's part of a snapshot. */
-export interface LeafSnapshot {
-  readonly state: State;
-  readonly staged?: Tensor;
-  /** Sum of squares of the whole gradient, where `staged` may be a projection of it. */
-  readonly square?: Tensor;
-  readonly count: number;
-}
-
-/** Everything an optimizer remembers. */
-export interface OptimizerSnapshot {
-  readonly step: number;
-  readonly leaves: ReadonlyMap<string, LeafSnapshot>;
 }

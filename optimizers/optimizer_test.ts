@@ -9,9 +9,11 @@ import {
   adamW,
   finish,
   galore,
+  type GaloreOptions,
   identity,
   Optimizer,
   type OptimizerOptions,
+  polarBasis,
   route,
   type Routing,
   type Rule,
@@ -82,6 +84,10 @@ const ACCUMULATED: Readonly<Record<string, () => Rule>> = {
   "galore()": () => finish(galore(scaleByAdam(), { rank: 2, updateProjGap: GAP }), { learningRate: 0.1 }),
   "galore() of both sides": () =>
     finish(galore(identity(), { rank: 2, updateProjGap: GAP, projType: "full" }), { learningRate: 0.1 }),
+  "galore() staggered with polarBasis()": () => {
+    const options: GaloreOptions = { rank: 2, updateProjGap: GAP, refresh: "staggered", basis: polarBasis() };
+    return finish(galore(scaleByAdam(), options), { learningRate: 0.1 });
+  },
 };
 
 for (const [name, make] of Object.entries(ACCUMULATED)) {
@@ -190,6 +196,26 @@ Deno.test("Optimizer() freezes what is routed to null, and steps over a paramete
   const after = await bench.weights();
   assert.deepEqual([after.wide, after.square], [before.wide, before.square]);
   assert.notDeepEqual(after.tall, before.tall);
+});
+
+Deno.test("Optimizer() tells a rule the place of each parameter among those that share it", () => {
+  using backend = loopsBackend();
+  const told: string[] = [];
+  const watching = (label: string): Rule => {
+    const inner = sgd({ learningRate: 0.1 });
+    return {
+      ...inner,
+      init: (spec) => (told.push(`${label} ${spec.name} ${spec.index}/${spec.count}`), inner.init(spec)),
+    };
+  };
+  using _all = new Bench(backend, watching("all"));
+  using _some = new Bench(backend, route([[/wide/, null], [/(?:)/, watching("some")]]));
+  using _each = new Bench(backend, route([[/tall/, watching("one")], [/(?:)/, watching("rest")]]));
+  assert.deepEqual(told, [
+    ...["all wide 0/3", "all tall 1/3", "all square 2/3"],
+    ...["some tall 0/2", "some square 1/2"],
+    ...["rest wide 0/2", "one tall 0/1", "rest square 1/2"],
+  ]);
 });
 
 Deno.test("clip scales as torch.nn.utils.clip_grad_norm_ does: by clip / (norm + 1e-6), never up", async () => {

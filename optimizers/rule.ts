@@ -10,6 +10,10 @@ import type { Backend, Spec, Tensor } from "../core/mod.ts";
 export interface LeafSpec extends Spec {
   readonly name: string;
   readonly backend: Backend;
+  /** Position among the parameters that share this rule object, from 0. */
+  readonly index: number;
+  /** How many parameters share it. */
+  readonly count: number;
 }
 
 /** A rule's memory of one parameter: tensors and plain values, nested. Saved and loaded as it is. */
@@ -25,7 +29,10 @@ export interface GradientContext {
   readonly learningRate: number;
   /** Root mean square of the whole parameter, a scalar tensor. */
   paramRms(): Tensor;
-  /** The gradient must be multiplied by this device scalar first (clip factor, 1 / micro-batches). */
+  /**
+   * The gradient must be multiplied by this device scalar first (clip factor, 1 / micro-batches). It is -1 in a step that
+   * a guard keeps out, whose results the driver leaves out.
+   */
   readonly factor?: Tensor;
   /** The driver gives the state away: a fused kernel may overwrite it. */
   readonly donated: boolean;
@@ -33,6 +40,7 @@ export interface GradientContext {
 
 /** The context of a rule that also reads the parameter (weight decay). */
 export interface RuleContext extends GradientContext {
+  /** Of 16 bits where it is stored so: cast() it. */
   readonly param: Tensor;
 }
 
@@ -62,7 +70,10 @@ interface RuleBase<S extends State, Context> {
   readonly refreshDue?: (state: S, step: number) => boolean;
   /** Makes the state ready (a new basis) and gives the staged gradient in its terms. Outside every scope. */
   readonly refresh?: (staged: Tensor, state: S, context: RefreshContext) => Promise<[Tensor, S]>;
-  /** Does update and addition in one kernel, in place; undefined when the backend has none that fits. */
+  /**
+   * Does update and addition in one kernel, in place; undefined when the backend has none that fits. Must change nothing
+   * when `factor` is negative. Not asked for 16-bit parameters.
+   */
   readonly apply?: (gradient: Tensor, state: S, context: RuleContext) => S | undefined;
   /** As `apply`, for this rule together with the ones that follow it in a chain. */
   readonly fuseChain?: (rest: readonly Rule[], gradient: Tensor, state: S, context: RuleContext) => S | undefined;

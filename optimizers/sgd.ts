@@ -1,5 +1,5 @@
 /** Gradient descent, and the rules that finish a chain: learning rate and decoupled weight decay. */
-import { add, mul, sub, type Tensor, zeros } from "../core/mod.ts";
+import { add, cast, mul, sub, type Tensor, zeros } from "../core/mod.ts";
 import { chain, type GradientRule, type Rule, type State } from "./rule.ts";
 import type { Schedule } from "./schedule.ts";
 
@@ -66,7 +66,10 @@ export function addDecayedWeights(decay: number): Rule<Record<never, never>> {
     options: { decay },
     slots: {},
     init: () => ({}),
-    update: (update, state, { param }) => [decay === 0 ? update : add(update, mul(param, decay)), state],
+    update: (update, state, { param }) => [
+      decay === 0 ? update : add(update, mul(cast(param, update.dtype), decay)),
+      state,
+    ],
   };
 }
 
@@ -82,7 +85,7 @@ export function decayAfterUpdate(decay: number): Rule<Record<never, never>> {
     init: () => ({}),
     update: (change, state, { param, learningRate }) => {
       if (decay === 0) return [change, state];
-      return [sub(change, mul(add(param, change), learningRate * decay)), state];
+      return [sub(change, mul(add(cast(param, change.dtype), change), learningRate * decay)), state];
     },
   };
 }

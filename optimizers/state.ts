@@ -5,6 +5,9 @@ import type { State } from "./rule.ts";
 /** A value that is not a tensor. */
 export type Plain = number | string | boolean | null;
 
+/** Entries that older checkpoints lack, with what they mean there: GaLore renewed all bases in the same step. */
+const ABSENT: ReadonlyMap<string, Plain> = new Map([["phase", 0]]);
+
 /** Calls `visit` for every tensor and plain value, with its path. */
 export function walkState(state: State, visit: (path: string, value: Tensor | Plain) => void, prefix = ""): void {
   for (const [key, value] of Object.entries(state)) {
@@ -77,7 +80,7 @@ function filled(shape: State, given: Map<string, Tensor | Plain>, prefix: string
       out[key] = filled(expected, given, `${path}/`);
       continue;
     }
-    const value = given.get(path);
+    const value = given.has(path) ? given.get(path) : ABSENT.get(key);
     if (value === undefined) throw new RangeError(`Cannot restore a state: "${path}" is missing`);
     checkKind(path, expected, value);
     given.delete(path);

@@ -66,6 +66,13 @@ Deno.test("unflattenState() names what is missing, unknown, or of another kind",
   }, /^TypeError: .*expected f32\[2\] for "0\/inner\/mu", got null$/);
 });
 
+Deno.test("unflattenState() takes a phase that an older checkpoint lacks as 0, and nothing else", () => {
+  const shape = { phase: 3, step: 1, left: null };
+  assert.deepEqual(unflattenState(shape, new Map(), { step: 2, left: null }), { phase: 0, step: 2, left: null });
+  assert.throws(() => unflattenState(shape, new Map(), { phase: 1, left: null }), /"step" is missing/);
+  assert.throws(() => unflattenState(shape, new Map(), { phase: null, step: 1, left: null }), /expected number/);
+});
+
 Deno.test("unflattenState() never writes to a prototype, whatever a file says", () => {
   const flat = flattenState(sample());
   const values = JSON.parse('{"__proto__/polluted": 1, "constructor/prototype/polluted": 1}');

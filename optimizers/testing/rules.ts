@@ -35,6 +35,7 @@ import {
   type OptimizerOptions,
   type OptimizerSnapshot,
   type Plain,
+  polarBasis,
   type ProjType,
   type Routing,
   type Rule,
@@ -108,6 +109,14 @@ export const RULES: readonly RuleCase[] = [
     kind: "sign",
     make: (learningRate) =>
       finish(galore(scaleByAdam(), { ...LAW_GALORE, scale: 0.5 }), { learningRate, weightDecay: 1e-3, decayPlacement }),
+  })),
+  ...([["identity", "full"], ["scaleByAdam", "std"]] as const).map(([inner, projType]): RuleCase => ({
+    name: `galore(${inner}) ${projType}, staggered, with polarBasis()`,
+    kind: INNER[inner].kind,
+    make: (learningRate) => {
+      const options: GaloreOptions = { ...LAW_GALORE, projType, refresh: "staggered", basis: polarBasis() };
+      return finish(galore(INNER[inner].make(), options), { learningRate });
+    },
   })),
   ...Object.entries(SCHEDULES).flatMap(([schedule, make]): RuleCase[] => [
     { name: `sgd() under ${schedule}`, kind: "gradient", make: (rate) => sgd({ learningRate: make(rate) }) },
@@ -201,10 +210,7 @@ export class Training implements Disposable {
 
   /** Stages the gradients of one pass. Gives the loss. */
   async stage(): Promise<number> {
-    const loss = this.#pass();
-    const [value] = await loss.read();
-    loss.dispose();
-    return value;
+    return await taken(this.#pass());
   }
 
   #pass(): Tensor {
@@ -222,12 +228,15 @@ export class Training implements Disposable {
 
   /** Whole steps. Gives the loss before each. */
   async steps(count: number): Promise<number[]> {
-    const losses: number[] = [];
+    // read together: on a device, a read a step is most of the time
+    const losses: Promise<number>[] = [];
+    const pending: Tensor[] = [];
     for (let i = 0; i < count; i++) {
-      losses.push(await this.stage());
+      pending.push(this.#pass());
       await this.commit();
+      if (pending.length === 50 || i === count - 1) losses.push(...pending.splice(0).map(taken));
     }
-    return losses;
+    return await Promise.all(losses);
   }
 
   /** All weights on the host. */
@@ -241,6 +250,13 @@ export class Training implements Disposable {
     this.optimizer.dispose();
     this.params.dispose();
   }
+}
+
+/** The number of a scalar, which is disposed. */
+async function taken(scalar: Tensor): Promise<number> {
+  const [value] = await scalar.read();
+  scalar.dispose();
+  return value;
 }
 
 /** A snapshot as a checkpoint holds it: bytes and plain values. */
@@ -260,13 +276,14 @@ interface StoredLeaf {
   readonly values: Readonly<Record<string, Plain>>;
   readonly staged?: StoredTensor;
   readonly square?: StoredTensor;
+  readonly master?: StoredTensor;
   readonly count: number;
 }
 
 /** Reads a snapshot to bytes. */
 export async function store({ step, leaves }: OptimizerSnapshot): Promise<StoredSnapshot> {
   const stored: Record<string, StoredLeaf> = {};
-  for (const [name, { state, staged, square, count }] of leaves) {
+  for (const [name, { state, staged, square, master, count }] of leaves) {
     const { tensors, values } = flattenState(state);
     const entries: [string, StoredTensor][] = [];
     for (const [path, part] of tensors) entries.push([path, await bytesOf(part)]);
@@ -275,6 +292,7 @@ export async function store({ step, leaves }: OptimizerSnapshot): Promise<Stored
       values: JSON.parse(JSON.stringify(values)),
       staged: staged && await bytesOf(staged),
       square: square && await bytesOf(square),
+      master: master && await bytesOf(master),
       count,
     };
   }
@@ -291,12 +309,13 @@ async function bytesOf(tensor: Tensor): Promise<StoredTensor> {
 export function load(backend: Backend, { step, leaves }: StoredSnapshot, optimizer: Optimizer): void {
   const made = new Map(
     [...optimizer.snapshot().leaves].map(([name, { state }]) => {
-      const { tensors, values, staged, square, count } = leaves[name];
+      const { tensors, values, staged, square, master, count } = leaves[name];
       const parts = new Map(Object.entries(tensors).map(([path, part]) => [path, tensorOf(backend, part)]));
       return [name, {
         state: unflattenState(state, parts, values),
         staged: staged && tensorOf(backend, staged),
         square: square && tensorOf(backend, square),
+        master: master && tensorOf(backend, master),
         count,
       }];
     }),
