@@ -90,6 +90,8 @@ export interface AddIntoOptions {
    * (master += delta in f32), and the parameter becomes the master rounded to nearest even, whatever it held before.
    */
   readonly master?: Operand;
+  /** A u32 scalar on the device: where it is 0, nothing changes. */
+  readonly gate?: Operand;
 }
 
 /**

@@ -2,15 +2,13 @@
  * The finite-gate on the device: once a step's gradients or losses were not finite, no later commit changes anything,
  * and no value is read to know it. For devices where a readback a step is too dear.
  *
- * It selects and never multiplies: 0 times NaN is NaN. What is kept out of a parameter becomes -0, which added leaves
- * every value as it is, 0 of either sign too. `where` takes its mask in full, so that a large tensor is selected in
- * pieces under one short mask.
+ * It selects and never multiplies: 0 times NaN is NaN. Parameters are gated where they are added to. `where` takes its
+ * mask in full, so that a large tensor of state is selected in pieces under one short mask.
  */
 import {
   abs,
   broadcastTo,
   contiguous,
-  type DType,
   emptyLike,
   fill,
   less,
@@ -23,7 +21,7 @@ import {
 } from "../core/mod.ts";
 import type { State } from "./rule.ts";
 
-/** Elements of a piece: mask and zeros take 8 MiB together. Even, so that 16-bit pieces begin at whole words. */
+/** Elements of a piece: its mask takes 4 MiB. Even, so that 16-bit pieces begin at whole words. */
 const PIECE = 1 << 20;
 
 /** The latch: 1 until something was not finite. */
@@ -54,7 +52,6 @@ export class Guard implements Disposable {
 /** What one commit lets through. */
 export class Gate implements Disposable {
   #mask: Tensor | undefined;
-  readonly #nothing = new Map<DType, Tensor>();
 
   constructor(readonly latch: Tensor) {}
 
@@ -63,17 +60,16 @@ export class Gate implements Disposable {
     return where(this.latch, factor, -1);
   }
 
-  /** `fresh` where the latch is open, else `old`, or -0 where there is none. */
-  select(fresh: Tensor, old?: Tensor): Tensor {
+  /** `fresh` where the latch is open, else `old`. */
+  select(fresh: Tensor, old: Tensor): Tensor {
     using inner = scope("gate");
     const size = Math.min(PIECE, fresh.size);
-    const [mask, chosen, other] = [this.#maskOf(size), contiguous(fresh), old ? contiguous(old) : undefined];
+    const [mask, chosen, instead] = [this.#maskOf(size), contiguous(fresh), contiguous(old)];
     const out = emptyLike(fresh.backend, fresh);
     for (let begin = 0; begin < fresh.size; begin += size) {
       const count = Math.min(size, fresh.size - begin);
-      const piece = (x: Tensor, at: number) => x.view([count], [1], x.offset + at);
-      const instead = other ? piece(other, begin) : piece(this.#nothingOf(fresh.dtype, size), 0);
-      fresh.backend.kernels.where(piece(mask, 0), piece(chosen, begin), instead, piece(out, begin));
+      const piece = (x: Tensor, at = begin) => x.view([count], [1], x.offset + at);
+      fresh.backend.kernels.where(piece(mask, 0), piece(chosen), piece(instead), piece(out));
     }
     return inner.keep(out);
   }
@@ -98,17 +94,7 @@ export class Gate implements Disposable {
     return this.#mask = own(contiguous(broadcastTo(reshape(this.latch, [1]), [size])));
   }
 
-  #nothingOf(dtype: DType, size: number): Tensor {
-    const made = this.#nothing.get(dtype);
-    if (made && made.size >= size) return made;
-    made?.dispose();
-    const nothing = own(fill(this.latch.backend, -0, [size], dtype));
-    this.#nothing.set(dtype, nothing);
-    return nothing;
-  }
-
   [Symbol.dispose](): void {
     this.#mask?.dispose();
-    for (const nothing of this.#nothing.values()) nothing.dispose();
   }
 }

@@ -311,20 +311,19 @@ export class Optimizer implements Disposable {
       return;
     }
     const [change, state] = rule.update(leaf.staged!, leaf.state, context);
-    this.#add(leaf, gate ? gate.select(change) : contiguous(change));
+    this.#add(leaf, contiguous(change), gate?.latch);
     const next = gate ? gate.selectState(state, leaf.state) : state;
     disposeReplaced(leaf.state, ownState(next));
     leaf.state = next;
   }
 
-  #add({ name, param, master }: Leaf, change: Tensor): void {
+  #add({ name, param, master }: Leaf, change: Tensor, gate: Tensor | undefined): void {
     const { kernels } = param.backend;
-    if (!isHalf(param.dtype) || this.#rounding === "nearest") kernels.addInto(param, change, { rounding: "nearest" });
-    else if (master) kernels.addInto(param, change, { rounding: "nearest", master });
-    else {
-      const key = foldIn(keyOf(this.#seed), name, this.#step);
-      kernels.addInto(param, change, { rounding: "stochastic", key });
+    if (!isHalf(param.dtype) || master || this.#rounding === "nearest") {
+      return kernels.addInto(param, change, { rounding: "nearest", master, gate });
     }
+    const key = foldIn(keyOf(this.#seed), name, this.#step);
+    kernels.addInto(param, change, { rounding: "stochastic", key, gate });
   }
 
   /**

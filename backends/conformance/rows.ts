@@ -77,6 +77,7 @@ export function addIntoCases(): Case[] {
     }
     cases.push(addCase("f32", size, { rounding: "stochastic", key: [1, 2] }));
     for (const dtype of ["bf16", "f16"] as const) cases.push(masterCase(dtype, size));
+    for (const dtype of ["f32", "bf16"] as const) for (const gate of [0, 1]) cases.push(gatedCase(dtype, size, gate));
   }
   // Neither an infinity nor a NaN may be carried into another number.
   const param = given("bf16", [4], [Infinity, -Infinity, NaN, 1], 4);
@@ -106,6 +107,21 @@ function masterCase(dtype: "bf16" | "f16", size: number): Case {
     run: (kernels, [delta, master], param) => kernels.addInto(param, delta, { rounding: "nearest", master }),
     expected: sums.map((sum) => round(dtype, sum)),
     updated: { input: 1, expected: sums },
+  };
+}
+
+/** Shut, the parameter keeps every bit, and a NaN in the change does not pass. */
+function gatedCase(dtype: "f32" | "bf16", size: number, open: number): Case {
+  const param = sample(dtype, [size], draw(-3, 3), { offset: 4 });
+  const delta = sample("f32", [size], open === 1 ? drawIntegers(-4, 4) : draw(-1, 1, NaN, Infinity), { offset: 3 });
+  const gate = given("u32", [], [open], 2);
+  const sums = param.values.map((value, i) => round(dtype, Math.fround(value + delta.values[i])));
+  return {
+    name: `${dtype} behind a gate`,
+    inputs: [delta, gate],
+    out: param,
+    run: (kernels, [delta, gate], param) => kernels.addInto(param, delta, { rounding: "nearest", gate }),
+    expected: open === 1 ? sums : param.values,
   };
 }
 

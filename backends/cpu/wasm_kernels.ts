@@ -73,8 +73,11 @@ export function wasmKernels(device: WasmDevice, fallback: Kernels): Kernels {
       const size = sizeOf(out.shape);
       device.runner.run("randomBits", chunks(size), [k0, k1, device.memory.address(out), size]);
     },
-    addInto: (param, delta, options) =>
-      (!options.master && addInto(device, param, delta)) || fallback.addInto(param, delta, options),
+    addInto: (param, delta, options) => {
+      const isShut = options.gate && device.memory.view(options.gate.buffer, "u32")[options.gate.offset] === 0;
+      if (isShut || !options.master && addInto(device, param, delta)) return;
+      fallback.addInto(param, delta, options);
+    },
   };
 }
 

@@ -9,7 +9,7 @@ import type {
   UnaryOp,
 } from "../../core/backend.ts";
 import { type DType, isFloat, isHalf } from "../../core/dtype.ts";
-import { sameShape } from "../../core/shape.ts";
+import { sameShape, sizeOf } from "../../core/shape.ts";
 import { checkContiguous, checkOperands, demand } from "./check.ts";
 import type { DryStorage } from "./storage.ts";
 
@@ -133,7 +133,7 @@ function scatterAddRows(rows: Operand, indices: Operand, out: Operand): void {
   demand(sameShape(rows.shape, shape), "scatterAddRows", "there must be a row for each index", rows, indices, out);
 }
 
-function addInto(param: Operand, delta: Operand, { rounding, key, master }: AddIntoOptions): void {
+function addInto(param: Operand, delta: Operand, { rounding, key, master, gate }: AddIntoOptions): void {
   checkContiguous("addInto", param, delta);
   demand(isFloat(param.dtype), "addInto", "the parameter must be of a float type", param);
   const step = param.dtype === "f64" ? "f64" : "f32";
@@ -151,6 +151,7 @@ function addInto(param: Operand, delta: Operand, { rounding, key, master }: AddI
       master,
     );
   }
+  if (gate) demand(gate.dtype === "u32" && sizeOf(gate.shape) === 1, "addInto", "the gate must be a u32 scalar", gate);
   if (rounding !== "stochastic") return;
   demand(param.dtype !== "f16", "addInto", "f16 is not rounded stochastically", param);
   if (param.dtype === "bf16") checkKey("addInto", key);

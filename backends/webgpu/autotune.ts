@@ -34,7 +34,7 @@ export interface AutotuneOptions {
   readonly adapter: string;
   readonly store?: SmallStore;
   readonly budgetMs?: number;
-  /** By default those of a training step, by size of the device. */
+  /** By default those of a training step, by size of the device; none on a rasteriser on the CPU. */
   readonly trials?: readonly Trial[];
   /** Names of the tiles to compare; all by default. */
   readonly tiles?: readonly string[];
@@ -94,6 +94,7 @@ function parse(text: string | undefined, adapter: string): Record<string, string
 }
 
 async function measureAll(gpu: Gpu, { budgetMs = 2500, trials, tiles }: AutotuneOptions): Promise<void> {
+  if (!trials && gpu.tiles.isSoftware) return; // seconds a product: it has a choice of its own
   const end = performance.now() + budgetMs;
   const meter = new Meter(gpu);
   try {

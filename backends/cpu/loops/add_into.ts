@@ -14,6 +14,7 @@ import { type Numbers, source, store, type View } from "./operands.ts";
 
 /** See `Kernels.addInto`. @throws UnsupportedError for stochastic rounding to f16 @throws TypeError without its key */
 export function addInto(view: View, param: Operand, delta: Operand, options: AddIntoOptions): void {
+  if (options.gate && view(options.gate.buffer, "u32")[options.gate.offset] === 0) return;
   if (options.master) return addIntoMaster(view, param, delta, options.master);
   const size = sizeOf(param.shape);
   const step = source(view, delta);

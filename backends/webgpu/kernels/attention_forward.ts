@@ -11,8 +11,20 @@
  */
 import type { KernelSource } from "../pipelines.ts";
 import { conversions } from "../wgsl.ts";
-import { accumulate, type Head, heads, lines, ownedQuads, places, scores, stage, storeSums } from "./attention_tile.ts";
-import { sums, threadsOf, tileMemory } from "./attention_tile.ts";
+import {
+  accumulate,
+  type Head,
+  heads,
+  lines,
+  ownedQuads,
+  places,
+  scores,
+  stage,
+  storeSums,
+  sums,
+  threadsOf,
+  tileMemory,
+} from "./attention_tile.ts";
 import { quadBinding, quadLoad, quadStore } from "./quads.ts";
 
 /** Sizes and factors that every attention kernel gets; after them offsets, `at_NAME`. */

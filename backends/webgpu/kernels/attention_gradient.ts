@@ -12,8 +12,20 @@
 import type { KernelSource } from "../pipelines.ts";
 import { conversions } from "../wgsl.ts";
 import { columnsSeen, queryBlock, rowEnds, seenBy, SEES_KEYS, SIZES } from "./attention_forward.ts";
-import { accumulate, type Head, heads, lines, places, quadsOf, scores, stage, storeSums } from "./attention_tile.ts";
-import { sums, threadsOf, tileMemory } from "./attention_tile.ts";
+import {
+  accumulate,
+  type Head,
+  heads,
+  lines,
+  places,
+  quadsOf,
+  scores,
+  stage,
+  storeSums,
+  sums,
+  threadsOf,
+  tileMemory,
+} from "./attention_tile.ts";
 import { quadBinding, quadLoad, quadStore } from "./quads.ts";
 
 const MAIN = /* wgsl */ `fn main(

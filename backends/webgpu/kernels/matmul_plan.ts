@@ -39,8 +39,13 @@ const DESIGNS: readonly Design[] = [
 /** All tiles, by name. */
 export const TILES: ReadonlyMap<string, Tile> = new Map(DESIGNS.map(({ tile }) => [tile.name, tile]));
 
-/** What a rasteriser on the CPU runs: there is no GPU to fill, gathers from memory cost most, and compiling comes next. */
+/**
+ * What a rasteriser on the CPU runs: there is no GPU to fill. It runs a few invocations to the end before the next ones, so
+ * that a long inner axis falls out of the caches unless workgroup memory keeps them together; small products take what
+ * compiles soonest.
+ */
 const SOFTWARE_TILE = "register 64x64x4 64";
+const LONG_SOFTWARE_TILE = "shared 128x128x8 256";
 const SMALL_SOFTWARE_TILE = "register 32x32x4 64";
 
 /** Invocations that a large GPU has at work. */
@@ -89,7 +94,8 @@ export function planOf(problem: Problem, device: Device, name: string | undefine
 }
 
 function softwareTile({ m, n, k, batches }: Problem): Tile {
-  return TILES.get(batches * m * n * k < 2 ** 22 ? SMALL_SOFTWARE_TILE : SOFTWARE_TILE)!;
+  if (batches * m * n * k < 2 ** 19) return TILES.get(SMALL_SOFTWARE_TILE)!;
+  return TILES.get(k >= 4096 ? LONG_SOFTWARE_TILE : SOFTWARE_TILE)!;
 }
 
 /** Slices that make a tile fastest, and the time in operations of a full GPU. */

@@ -34,27 +34,60 @@ fn apply(i: u32) -> u32 { return random_word(i); }`;
 
 /** See `Kernels.addInto`. @throws UnsupportedError for stochastic rounding to f16 @throws TypeError without its key */
 export function addInto(gpu: Gpu, param: Operand, delta: Operand, options: AddIntoOptions): void {
-  const { rounding, key, master } = options;
+  const { rounding, key, master, gate } = options;
   if (master) {
-    addInto(gpu, master, delta, { rounding: "nearest" });
-    const code = /* wgsl */ `fn apply(x: f32, i: u32) -> f32 { return x; }`;
-    return runMap(gpu, { key: "cast", code }, { inputs: [master], out: param });
+    addInto(gpu, master, delta, { rounding: "nearest", gate });
+    return update(gpu, { key: "take master", sum: "delta" }, master, param, gate);
   }
   if (rounding === "nearest" || param.dtype === "f32") {
-    const code = /* wgsl */ `fn apply(delta: f32, old: f32, i: u32) -> f32 { return old + delta; }`;
-    return runMap(gpu, { key: "addInto", code }, { inputs: [delta], out: param, update: true });
+    return update(gpu, { key: "addInto", sum: "old + delta" }, delta, param, gate);
   }
   if (param.dtype !== "bf16") {
     throw new UnsupportedError(`Cannot round stochastically in addInto(): got ${param.dtype}, not bf16`);
   }
   if (!key) throw new TypeError("Cannot round stochastically in addInto(): a key must be given");
   // adding 16 random bits below the cut and cutting; infinity and NaN as they are, since a carry would change them
-  const code = /* wgsl */ `${THREEFRY}
-fn apply(delta: f32, old: f32, i: u32) -> f32 {
-  let sum = bitcast<u32>(old + delta);
-  if ((sum & 0x7f800000u) == 0x7f800000u) { return bitcast<f32>(sum); }
+  const helpers = /* wgsl */ `${THREEFRY}
+fn rounded(value: f32, i: u32) -> f32 {
+  let sum = bitcast<u32>(value);
+  if ((sum & 0x7f800000u) == 0x7f800000u) { return value; }
   return bitcast<f32>((sum + (random_word(i) & 0xffffu)) & 0xffff0000u);
 }`;
-  const values = { key0: key[0], key1: key[1] };
-  runMap(gpu, { key: "addInto stochastic", code, params: KEY }, { inputs: [delta], out: param, update: true, values });
+  const fn = { key: "addInto stochastic", sum: "rounded(old + delta, i)", helpers, params: KEY };
+  update(gpu, fn, delta, param, gate, { key0: key[0], key1: key[1] });
+}
+
+/** A change of every element of a parameter, which a shut gate leaves as they are. */
+interface Update {
+  readonly key: string;
+  /** Of `old`, `delta` and `i`. */
+  readonly sum: string;
+  readonly helpers?: string;
+  readonly params?: typeof KEY;
+}
+
+function update(
+  gpu: Gpu,
+  { key, sum, helpers = "", params }: Update,
+  delta: Operand,
+  param: Operand,
+  gate: Operand | undefined,
+  values?: Readonly<Record<string, number>>,
+): void {
+  const body = gate ? `if (gate == 0u) { return old; } return ${sum};` : `return ${sum};`;
+  const code = /* wgsl */ `${helpers}
+fn apply(delta: f32, ${gate ? "gate: u32, " : ""}old: f32, i: u32) -> f32 { ${body} }`;
+  // repeated for every element
+  const mask = gate && { ...given(gate), shape: param.shape, strides: param.shape.map(() => 0) };
+  runMap(gpu, { key: gate ? `${key} gated` : key, code, params }, {
+    inputs: mask ? [delta, mask] : [delta],
+    out: param,
+    update: true,
+    values,
+  });
+}
+
+/** An operand's own fields: a tensor's buffer is a getter, which spreading would lose. */
+function given({ buffer, offset, dtype }: Operand): Pick<Operand, "buffer" | "offset" | "dtype"> {
+  return { buffer, offset, dtype };
 }
