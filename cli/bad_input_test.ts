@@ -41,11 +41,6 @@ const FLAGS: BadInput[] = [
     message: /^Cannot warm up for 60 steps: the run has 6$/,
   },
   {
-    when: "the device is webgpu",
-    argv: train("--device", "webgpu"),
-    message: /^Cannot run on webgpu: this version trains on the CPU; use --device cpu$/,
-  },
-  {
     when: "the dtype is bf16",
     argv: train("--dtype", "bf16"),
     message: /^Cannot train in bf16 on the CPU: use --dtype f32$/,

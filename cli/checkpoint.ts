@@ -3,17 +3,20 @@
  * optimizer's whole state beside it (`optimizer.safetensors`, `state.json`), so that a resumed run takes the same next
  * step, bit for bit. Written durably by `durable.ts`.
  */
-import { type Backend, type DType, empty, own, Params, type Tensor } from "../core/mod.ts";
+import { type Backend, type DType, empty, type HostArray, hostArray, own, Params, type Tensor } from "../core/mod.ts";
 import {
   checkWeights,
+  type FloatDType,
   type Folder,
   type FolderWriter,
+  fromFloat32,
   type LlamaConfig,
   llamaConfigJson,
   llamaWeights,
   openSafetensors,
   openWeights,
   parseLlamaConfig,
+  type Weights,
   writeSafetensors,
   writeWeights,
 } from "../models/mod.ts";
@@ -43,8 +46,8 @@ interface LeafFile {
 /** Separates parameter name and state path in `optimizer.safetensors`. */
 const SEPARATOR = "::";
 
-/** What an optimizer holds between `stage` and `commit`: only a checkpoint amid a step has any. */
-const HELD = ["staged", "square"] as const;
+/** Beside the state: what is held between `stage` and `commit` (in a checkpoint amid a step), and a master copy. */
+const HELD = ["staged", "square", "master"] as const;
 
 /** Writes weights, config and tokenizer: a folder for Hugging Face. */
 export async function saveModel(
@@ -54,7 +57,9 @@ export async function saveModel(
   tokenizerFiles: ReadonlyMap<string, Uint8Array>,
 ): Promise<void> {
   await writeWeights(writer, [...params.entries()].map(([name, tensor]) => entryOf(name, tensor)));
-  await writeText(writer, "config.json", JSON.stringify(llamaConfigJson(config), null, 2) + "\n");
+  const [first] = [...params.entries()].map(([, tensor]) => tensor.dtype);
+  const json = { ...llamaConfigJson(config), torch_dtype: TORCH_DTYPES[first as keyof typeof TORCH_DTYPES] };
+  await writeText(writer, "config.json", JSON.stringify(json, null, 2) + "\n");
   for (const [file, bytes] of tokenizerFiles) {
     await using sink = await writer.create(file);
     await sink.write(bytes);
@@ -95,22 +100,38 @@ function entryOf(name: string, tensor: Tensor) {
   return { name, dtype, shape: tensor.shape, bytes };
 }
 
+const TORCH_DTYPES = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
 const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16", i32: "I32", u32: "U32", u8: "U8", f64: "F64" } as const;
 const FROM_DTYPES = new Map(Object.entries(DTYPES).map(([ours, theirs]) => [theirs as string, ours as DType]));
 
-/** Reads a Hugging Face LLaMA folder onto a backend: strict names, shapes and dtypes; f16 and bf16 become f32. */
-export async function loadModel(backend: Backend, folder: Folder): Promise<{ params: Params; config: LlamaConfig }> {
+/** Reads a Hugging Face LLaMA folder onto a backend, as f32 or rounded to bf16: strict names, shapes and dtypes. */
+export async function loadModel(
+  backend: Backend,
+  folder: Folder,
+  dtype: "f32" | "bf16" = "f32",
+): Promise<{ params: Params; config: LlamaConfig }> {
   const config = await loadConfig(folder);
   await using weights = await openWeights(folder);
   const expected = llamaWeights(config);
   checkWeights(weights, expected);
   const params = new Params(backend);
   for (const [name, { shape }] of expected) {
-    const tensor = own(empty(backend, shape, "f32", name));
-    tensor.write(await weights.float32(name));
+    const tensor = own(empty(backend, shape, dtype, name));
+    tensor.write(await readWeight(weights, name, dtype));
     params.set(name, tensor);
   }
   return { params, config };
+}
+
+/** A weight in a dtype: its bits where it is stored so, converted by way of f32 where it is not. */
+export async function readWeight(weights: Weights, name: string, dtype: DType): Promise<HostArray> {
+  if (dtype === "f32") return await weights.float32(name);
+  const stored = DTYPES[dtype] as FloatDType;
+  const bytes = weights.info(name).dtype === stored
+    ? (await weights.bytes(name)).slice() // a buffer of its own begins at a whole word
+    : fromFloat32(await weights.float32(name), stored);
+  const size = weights.info(name).shape.reduce((product, extent) => product * extent, 1);
+  return hostArray(dtype, bytes.buffer, 0, size);
 }
 
 /** The model configuration of a Hugging Face folder. @throws SyntaxError when it is not a LLaMA that is implemented. */
@@ -152,9 +173,10 @@ export async function loadOptimizer(folder: Folder, optimizer: Optimizer, backen
     const saved = file.optimizer.leaves[name];
     const tensors = grouped.get(name) ?? new Map<string, Tensor>();
     if (!saved) continue;
-    const [staged, square] = HELD.map((held) => tensors.get(held));
+    const [staged, square, master] = HELD.map((held) => tensors.get(held));
     for (const held of HELD) tensors.delete(held);
-    leaves.set(name, { state: unflattenState(leaf.state, tensors, saved.values), staged, square, count: saved.count });
+    const state = unflattenState(leaf.state, tensors, saved.values);
+    leaves.set(name, { state, staged, square, master, count: saved.count });
   }
   optimizer.restore({ step: file.optimizer.step, leaves });
 }

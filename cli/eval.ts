@@ -34,7 +34,7 @@ export async function evaluateVerb(argv: readonly string[], output: Output): Pro
   const folder = await findModel(options.model);
   const tokenizer = await chooseTokenizer({ tokenizer: options.tokenizer, modelFolder: folder });
   const data = await openData({ ...options, holdOut: options.holdOut ?? DEFAULTS.holdOut }, tokenizer);
-  using backend = await openDevice({ ...options, device: options.device ?? "auto", blas: options.blas ?? "auto" });
+  using backend = await openDevice(options, output);
   const { params, config } = await loadModel(backend, new FileFolder(folder));
   using _ = params;
   checkVocabulary(config.vocab_size, data.tokenizer, options.model);

@@ -1,5 +1,5 @@
 /** Loss on held-out text: an exact mean over tokens, not a mean of batch means. */
-import { type Backend, fromArray, noGrad, type ParamsView, scope } from "../core/mod.ts";
+import { type Backend, fromArray, noGrad, own, type ParamsView, scope, stack, type Tensor } from "../core/mod.ts";
 import { Batches } from "../data/mod.ts";
 import { type LlamaConfig, llamaLoss } from "../models/mod.ts";
 
@@ -23,6 +23,9 @@ export function splitRows({ tokens, batch, seq }: TokenRows): { inputs: Int32Arr
   return { inputs, targets };
 }
 
+/** Batches to a read where the host cannot see the device's memory. */
+const BATCHES_A_READ = 16;
+
 /** Mean loss in nats a token over the rows. */
 export async function evaluate(
   backend: Backend,
@@ -30,18 +33,38 @@ export async function evaluate(
   config: LlamaConfig,
   batches: AsyncIterable<TokenRows>,
 ): Promise<{ loss: number; tokens: number }> {
+  const together = backend.readSync ? 1 : BATCHES_A_READ;
+  const waiting: { loss: Tensor; size: number }[] = [];
   let total = 0;
   let tokens = 0;
+  const collect = async () => {
+    const values = await readLosses(waiting.map(({ loss }) => loss));
+    for (const [index, { size }] of waiting.splice(0).entries()) {
+      total += values[index] * size;
+      tokens += size;
+    }
+  };
   for await (const rows of batches) {
     const { inputs, targets } = splitRows(rows);
     const loss = lossOf(backend, params, config, inputs, targets, [rows.batch, rows.seq]);
-    const [value] = await loss.read();
-    loss.dispose();
-    total += value * inputs.length;
-    tokens += inputs.length;
+    waiting.push({ loss, size: inputs.length });
+    if (waiting.length === together) await collect();
   }
+  if (waiting.length > 0) await collect();
   if (tokens === 0) throw new RangeError("Cannot evaluate: there is no held-out text");
   return { loss: total / tokens, tokens };
+}
+
+/** Scalars by one read; frees them. */
+async function readLosses(losses: readonly Tensor[]): Promise<ArrayLike<number>> {
+  using packed = pack(losses);
+  for (const loss of losses) loss.dispose();
+  return await packed.read();
+}
+
+function pack(losses: readonly Tensor[]): Tensor {
+  using inner = scope("losses");
+  return own(inner.keep(stack(losses, 0)));
 }
 
 function lossOf(

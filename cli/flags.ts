@@ -1,6 +1,6 @@
 /** The flags that several verbs share, declared once. Defaults stand in `options.ts`, so that recipes can set them. */
 import type { Flags } from "./arguments.ts";
-import { DEFAULTS, OPTIMIZERS, SCHEDULES } from "./options.ts";
+import { BASES, DEFAULTS, OPTIMIZERS, SCHEDULES } from "./options.ts";
 
 const GROUPS = { model: "Model and data", optimizer: "Optimizer", schedule: "Schedule", device: "Device", run: "Run" };
 
@@ -9,7 +9,7 @@ export const deviceFlags = {
   device: {
     type: "string",
     choices: ["auto", "cpu", "webgpu"],
-    help: "where to compute",
+    help: "where to compute; auto takes a GPU if there is one",
     defaultHelp: DEFAULTS.device,
     group: GROUPS.device,
   },
@@ -32,7 +32,14 @@ export const deviceFlags = {
   memoryLimit: {
     type: "bytes",
     help: "most that tensors may take, such as 2GB",
-    defaultHelp: "nine tenths of what is free",
+    defaultHelp: "nine tenths of what is free; of a GPU, all",
+    group: GROUPS.device,
+  },
+  autotune: {
+    type: "string",
+    choices: ["on", "off"],
+    help: "measure a GPU's matmul kernels once and keep the result",
+    defaultHelp: DEFAULTS.autotune,
     group: GROUPS.device,
   },
 } as const satisfies Flags;
@@ -78,9 +85,16 @@ export const optimizerFlags = {
   },
   basis: {
     type: "string",
-    choices: ["subspace", "gram", "exact"],
+    choices: BASES,
     help: "how bases are found",
-    defaultHelp: DEFAULTS.basis,
+    defaultHelp: "polar on a GPU, subspace on the CPU",
+    group: GROUPS.optimizer,
+  },
+  refresh: {
+    type: "string",
+    choices: ["together", "staggered"],
+    help: "renew all bases in one step, or each in its turn",
+    defaultHelp: DEFAULTS.refresh,
     group: GROUPS.optimizer,
   },
   lr: {
@@ -147,6 +161,13 @@ export const optimizerFlags = {
     type: "strings",
     value: "REGEX",
     help: "leave parameters of these names as they are",
+    group: GROUPS.optimizer,
+  },
+  rounding: {
+    type: "string",
+    choices: ["stochastic", "master", "nearest"],
+    help: "how changes reach bf16 weights; master keeps an f32 copy",
+    defaultHelp: DEFAULTS.rounding,
     group: GROUPS.optimizer,
   },
 } as const satisfies Flags;
@@ -227,6 +248,18 @@ export const modelFlags = {
     defaultHelp: String(DEFAULTS.seq),
     group: GROUPS.model,
   },
+  dtype: {
+    type: "string",
+    choices: ["f32", "bf16"],
+    help: "weights' type; bf16 on a GPU",
+    defaultHelp: DEFAULTS.dtype,
+    group: GROUPS.model,
+  },
+  checkpointActivations: {
+    type: "boolean",
+    help: "keep only each layer's input and run it again in backward: less memory, a third more time",
+    group: GROUPS.model,
+  },
 } as const satisfies Flags;
 
 /** Where text and tokens come from. */
@@ -271,13 +304,6 @@ export const runFlags = {
     group: GROUPS.run,
   },
   config: { type: "string", value: "RECIPE.ts", help: "a recipe module; flags override it", group: GROUPS.run },
-  dtype: {
-    type: "string",
-    choices: ["f32", "bf16"],
-    help: "weights' type",
-    defaultHelp: DEFAULTS.dtype,
-    group: GROUPS.run,
-  },
   seed: {
     type: "number",
     integer: true,

@@ -37,7 +37,7 @@ export async function generate(argv: readonly string[], output: Output): Promise
   const { options } = parseVerb(generateVerb, argv);
   const folder = await findModel(options.model);
   const tokenizer = await chooseTokenizer({ tokenizer: options.tokenizer, modelFolder: folder });
-  using backend = await openDevice({ ...options, device: options.device ?? "auto", blas: options.blas ?? "auto" });
+  using backend = await openDevice(options, output);
   const { params, config } = await loadModel(backend, new FileFolder(folder));
   using _ = params;
   checkVocabulary(config.vocab_size, tokenizer, options.model);

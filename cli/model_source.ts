@@ -57,7 +57,11 @@ export function checkVocabulary(vocab: number, tokenizer: Tokenizer, model: stri
 }
 
 /** The weights of a model source on a backend. */
-export async function makeParams(backend: Backend, { config, folder }: ModelSource, seed: number): Promise<Params> {
-  if (!folder) return initLlama(backend, config, seed);
-  return (await loadModel(backend, new FileFolder(folder))).params;
+export async function makeParams(
+  backend: Backend,
+  { config, folder }: ModelSource,
+  { seed, dtype }: Pick<Run, "seed" | "dtype">,
+): Promise<Params> {
+  if (!folder) return initLlama(backend, config, seed, dtype);
+  return (await loadModel(backend, new FileFolder(folder), dtype)).params;
 }

@@ -66,7 +66,7 @@ Deno.test("trainLoop() leaves weights and state as they were when a gradient is 
   );
   const rows = { tokens: new Uint32Array(17).map((_, i) => i), batch: 1, seq: 16 };
   const parts: TrainerParts = { backend, params, config, optimizer, nextBatch: () => Promise.resolve(rows) };
-  const options = { startStep: 4, startTokens: 0, steps: 9, afterStep: () => Promise.resolve(false) };
+  const options = { startStep: 4, startTokens: 0, steps: 9, afterSteps: () => Promise.resolve(false) };
   await assert.rejects(trainLoop(parts, options), (error: Error) => {
     assert.ok(error instanceof NonFiniteError);
     assert.match(error.message, /^Cannot take step 5: the gradient of lm_head\.weight is not finite; .* of step 4\./);

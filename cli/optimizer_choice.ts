@@ -1,4 +1,5 @@
 /** From a run's options to an optimizer, and the table that says which parameter gets what. */
+import { bytesFor } from "../core/mod.ts";
 import {
   accumulate,
   adamWPreset,
@@ -12,6 +13,7 @@ import {
   galoreShapes,
   gramBasis,
   linearDecay,
+  polarBasis,
   route,
   type Routing,
   type Rule,
@@ -21,7 +23,7 @@ import {
   subspaceBasis,
   warmupStableDecay,
 } from "../optimizers/mod.ts";
-import type { OptimizerOptions } from "./options.ts";
+import type { BasisName, OptimizerOptions, Run } from "./options.ts";
 
 /** An optimizer as chosen, with what is said about it at the start. */
 export interface OptimizerChoice {
@@ -117,13 +119,14 @@ function makeSchedule({ schedule, warmup, minLr }: OptimizerOptions, peak: numbe
 type Common = Parameters<typeof adamWPreset>[0];
 
 function baseRouting(options: OptimizerOptions, common: Common, context: ChoiceContext, rank = 1): Routing {
-  const { updateProjGap, scale, projType, momentum } = options;
+  const { updateProjGap, scale, projType, momentum, refresh } = options;
   const galore: GaloreOptions = {
     rank,
     updateProjGap,
     scale,
     projType,
-    basis: context.basis ?? BASES[options.basis](),
+    refresh,
+    basis: context.basis ?? STRATEGIES[resolveBasis(options.basis, "cpu")](),
     seed: context.seed,
   };
   const { projected } = context;
@@ -140,7 +143,18 @@ function baseRouting(options: OptimizerOptions, common: Common, context: ChoiceC
   }
 }
 
-const BASES = { subspace: () => subspaceBasis(), gram: gramBasis, exact: exactBasis };
+const STRATEGIES = {
+  subspace: () => subspaceBasis(),
+  gram: gramBasis,
+  exact: exactBasis,
+  polar: () => polarBasis(),
+};
+
+/** What `auto` stands for on a device: subspace iteration factors on the host, the polar basis only multiplies. */
+export function resolveBasis(basis: BasisName, kind: "cpu" | "webgpu"): Exclude<BasisName, "auto"> {
+  if (basis !== "auto") return basis;
+  return kind === "webgpu" ? "polar" : "subspace";
+}
 
 function rankNotes(rank: number, { projType }: OptimizerOptions, { shapes, projected }: ChoiceContext): string[] {
   const cut = [...shapes].filter(([name, shape]) => projected.test(name) && rank > Math.min(...shape));
@@ -166,7 +180,7 @@ export interface ParameterGroup {
 /** Groups parameters by name pattern, with what each group's rule is. `stateOf` gives state bytes of a name. */
 export function parameterTable(
   shapes: ReadonlyMap<string, readonly number[]>,
-  options: OptimizerOptions,
+  options: OptimizerOptions & Pick<Run, "dtype">,
   choice: OptimizerChoice,
   projected: RegExp,
   stateOf: (name: string) => number,
@@ -175,14 +189,15 @@ export function parameterTable(
   for (const [name, shape] of shapes) {
     const key = name.replace(/\.\d+\./g, ".*.");
     const size = shape.reduce((product, extent) => product * extent, 1);
+    const weightBytes = bytesFor(options.dtype, size);
     const group = groups.get(key);
     if (group) {
       group.count++;
-      group.weightBytes += 4 * size;
+      group.weightBytes += weightBytes;
       group.stateBytes += stateOf(name);
     } else {
       const rule = ruleName(name, shape, options, choice, projected);
-      groups.set(key, { name: key, count: 1, shape, rule, weightBytes: 4 * size, stateBytes: stateOf(name) });
+      groups.set(key, { name: key, count: 1, shape, rule, weightBytes, stateBytes: stateOf(name) });
     }
   }
   return [...groups.values()];

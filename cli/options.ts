@@ -3,7 +3,7 @@
  *
  * A recipe is a module, `export default { ... } satisfies Run`; a variant is a function of a base recipe.
  */
-import type { Convention, ProjType } from "../optimizers/mod.ts";
+import type { Convention, ProjType, RefreshMode, Rounding } from "../optimizers/mod.ts";
 
 /** Optimizers by the names that users know. */
 export const OPTIMIZERS = ["galore_adamw", "galore_sgd", "adamw", "adam", "sgd"] as const;
@@ -15,6 +15,11 @@ export const SCHEDULES = ["cosine", "linear", "constant", "wsd"] as const;
 /** One of `SCHEDULES`. */
 export type ScheduleName = typeof SCHEDULES[number];
 
+/** Ways to find a basis, by name. */
+export const BASES = ["auto", "subspace", "gram", "exact", "polar"] as const;
+/** One of `BASES`. */
+export type BasisName = typeof BASES[number];
+
 /** How an optimizer is set. Fields left out take the defaults of `DEFAULTS`. */
 export interface OptimizerOptions {
   readonly optimizer: OptimizerName;
@@ -23,7 +28,10 @@ export interface OptimizerOptions {
   readonly updateProjGap: number;
   readonly scale: number;
   readonly projType: ProjType;
-  readonly basis: "subspace" | "gram" | "exact";
+  /** How bases are found. `auto`: polar on a GPU, subspace on the CPU. */
+  readonly basis: BasisName;
+  /** Whether all bases are renewed in one step, or each in its turn. */
+  readonly refresh: RefreshMode;
   /** Peak learning rate. Default: 0.02 for GaLore, 0.003 for AdamW and Adam, 0.1 for SGD. */
   readonly lr?: number;
   readonly weightDecay: number;
@@ -42,6 +50,8 @@ export interface OptimizerOptions {
   readonly clip: number;
   /** Parameters to leave as they are: regular expressions over names. */
   readonly freeze: readonly string[];
+  /** How changes reach 16-bit weights. */
+  readonly rounding: Rounding;
 }
 
 /** Everything that decides a training run. */
@@ -60,12 +70,17 @@ export interface Run extends OptimizerOptions {
   readonly seq: number;
   readonly gradAccum: number;
   readonly steps: number;
+  /** What weights and saved activations are stored in. */
   readonly dtype: "f32" | "bf16";
+  /** Keeps each layer's input alone and runs the layer again in backward. */
+  readonly checkpointActivations: boolean;
   readonly device: "auto" | "cpu" | "webgpu";
   readonly threads?: number;
   readonly blas: "auto" | "off" | "require";
   /** Bytes that tensors may take. */
   readonly memoryLimit?: number;
+  /** Whether a GPU's matmul designs are measured once. */
+  readonly autotune: "on" | "off";
   readonly seed: number;
   readonly out?: string;
   readonly logEvery: number;
@@ -90,7 +105,8 @@ export const DEFAULTS: Run = {
   updateProjGap: 200,
   scale: 0.25,
   projType: "std",
-  basis: "subspace",
+  basis: "auto",
+  refresh: "staggered",
   weightDecay: 0,
   beta1: 0.9,
   beta2: 0.999,
@@ -99,14 +115,17 @@ export const DEFAULTS: Run = {
   minLr: 0.1,
   clip: 1,
   freeze: [],
+  rounding: "stochastic",
   holdOut: 0.1,
   batch: 16,
   seq: 128,
   gradAccum: 1,
   steps: 500,
   dtype: "f32",
+  checkpointActivations: false,
   device: "auto",
   blas: "auto",
+  autotune: "on",
   seed: 1,
   logEvery: 10,
   evalEvery: 100,

@@ -3,7 +3,7 @@ import { formatBytes } from "../core/mod.ts";
 import { defineVerb, givenOptions, parseVerb } from "./arguments.ts";
 import { loadConfig } from "./checkpoint.ts";
 import { FileFolder } from "./files.ts";
-import { modelFlags, optimizerFlags, scheduleFlags } from "./flags.ts";
+import { deviceFlags, modelFlags, optimizerFlags, scheduleFlags } from "./flags.ts";
 import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRows } from "./memory_plan.ts";
 import { isBuiltIn } from "./model_source.ts";
@@ -19,6 +19,7 @@ export const planVerb = defineVerb({
     ...modelFlags,
     ...optimizerFlags,
     ...scheduleFlags,
+    device: deviceFlags.device,
     json: { type: "boolean", help: "print one JSON object" },
   },
 });
@@ -31,14 +32,14 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
     ? llamaConfig(run.model, { vocab_size: run.vocab ?? 32000 })
     : await loadConfig(new FileFolder(run.model));
   const config = { ...base, max_position_embeddings: Math.max(base.max_position_embeddings, run.seq) };
-  const memory = await planMemory(config, run);
+  const memory = await planMemory(config, { ...run, guarded: run.device === "webgpu" });
   if (parsed.options.json) return output.out(JSON.stringify({ model: run.model, ...memory }));
   const share = memory.projectedParameters / memory.parameters;
   output.out(
     `${run.model}: ${memory.parameters.toLocaleString("en-US")} weights, ${
       (100 * share).toFixed(0)
     }% in projected matrices, ` +
-      `${run.optimizer}, batch ${run.batch} x ${run.seq}`,
+      `${run.optimizer}, batch ${run.batch} x ${run.seq}, ${run.dtype}`,
   );
   for (const line of formatTable(planRows(memory), "lr")) output.out(line);
   output.out(`a run with these settings needs ${formatBytes(memory.peakBytes)} for tensors`);

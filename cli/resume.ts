@@ -1,7 +1,7 @@
 /**
  * Going on with a run: refusing to call something else the same run.
  *
- * Architecture, optimizer, rank, data, batch, sequence and seed must match. Steps, rates and gaps may be changed with
+ * Architecture, dtype, optimizer, rank, basis, data, batch, sequence and seed must match. Steps, rates and gaps may be changed with
  * flags; log cadence, threads and paths are free.
  */
 import { exists, join, readJsonFile } from "./files.ts";
@@ -9,23 +9,27 @@ import { latestCheckpoint, type RunFolder } from "./run_folder.ts";
 import type { Run } from "./options.ts";
 import type { TrainingSetup } from "./training_setup.ts";
 
+/** What runs did before they wrote these options down. */
+const BEFORE = { refresh: "together", rounding: "stochastic", basis: "subspace", dtype: "f32" } as const;
+
 /** The options that a run was started with. */
 export async function readRun(folder: RunFolder): Promise<Partial<Run>> {
   const config = await readJsonFile(folder.config) as { run?: Partial<Run> } | null;
-  if (typeof config?.run === "object") return config.run;
+  if (typeof config?.run === "object") return { ...BEFORE, ...config.run };
   throw new RangeError(`Cannot resume ${folder.path}: it holds no run`);
 }
 
 /** What must be the same for a resumed run to be the same run. */
 export function identityOf({ run, model, data, tokenizer, choice }: TrainingSetup): Record<string, unknown> {
-  const { optimizer, projType, basis, convention, beta1, beta2, momentum, batch, seq, gradAccum, dtype, seed, freeze } =
-    run;
+  const { optimizer, projType, basis, refresh, convention, beta1, beta2, momentum, batch, seq, gradAccum } = run;
+  const { dtype, rounding, seed, freeze } = run;
   return {
     model: model.config,
     optimizer,
     rank: choice.rank ?? null,
     projType,
     basis,
+    refresh,
     convention: convention ?? null,
     beta1,
     beta2,
@@ -34,6 +38,7 @@ export function identityOf({ run, model, data, tokenizer, choice }: TrainingSetu
     seq,
     gradAccum,
     dtype,
+    rounding,
     seed,
     freeze,
     tokenizer: tokenizer.hash,
@@ -49,7 +54,7 @@ export function checkIdentity(
   saved: Readonly<Record<string, unknown>>,
   now: Readonly<Record<string, unknown>>,
 ): void {
-  const differences = differencesOf(saved, JSON.parse(JSON.stringify(now)));
+  const differences = differencesOf({ ...BEFORE, ...saved }, JSON.parse(JSON.stringify(now)));
   if (differences.length > 0) throw new RangeError(`Cannot resume ${run}: the run differs: ${differences.join("; ")}`);
 }
 

@@ -3,11 +3,11 @@ import { formatBytes, type Params } from "../core/mod.ts";
 import { Batches } from "../data/mod.ts";
 import { openWeights } from "../models/mod.ts";
 import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
-import { loadOptimizer, loadTrainingState, type TrainingState } from "./checkpoint.ts";
+import { loadOptimizer, loadTrainingState, readWeight, type TrainingState } from "./checkpoint.ts";
 import { FileFolder } from "./files.ts";
 import { dataFlags, deviceFlags, modelFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import { formatTable, type Output } from "./log.ts";
-import { planMemory, planRows } from "./memory_plan.ts";
+import { planMemory, planRequest, planRows } from "./memory_plan.ts";
 import { resolveRun } from "./recipe.ts";
 import { checkIdentity, identityOf, readRun } from "./resume.ts";
 import { checkUnused, latestCheckpoint, resumeRun, type RunFolder } from "./run_folder.ts";
@@ -50,15 +50,16 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
 }
 
 async function dryRunOnce(setup: TrainingSetup, output: Output): Promise<void> {
-  const plan = await planMemory(setup.model.config, setup.run);
+  const plan = await planMemory(setup.model.config, planRequest(setup.run, setup.backend));
   for (const line of formatTable(planRows(plan), "lr")) output.err(line);
   const { batch, seed } = setup.run;
   await using batches = new Batches(setup.data.path, { batch, seed, readers: 0 });
-  await trainLoop({ ...setup, config: setup.model.config, nextBatch: () => batches.next() }, {
+  const forward = { recompute: setup.run.checkpointActivations };
+  await trainLoop({ ...setup, config: setup.model.config, forward, nextBatch: () => batches.next() }, {
     startStep: 0,
     startTokens: 0,
     steps: 1,
-    afterStep: (row) => {
+    afterSteps: ([row]) => {
       output.out(
         `one step: loss ${row.loss.toFixed(4)}, norm ${row.gradNorm.toFixed(4)}, ${row.stepMs.toFixed(0)} ms, ` +
           `peak ${formatBytes(row.memoryBytes)} (planned ${formatBytes(plan.peakBytes)})`,
@@ -88,5 +89,5 @@ async function restore(folder: RunFolder, setup: TrainingSetup, output: Output):
 
 async function loadWeights(checkpoint: FileFolder, params: Params): Promise<void> {
   await using weights = await openWeights(checkpoint);
-  for (const [name, tensor] of params.entries()) tensor.write(await weights.float32(name));
+  for (const [name, tensor] of params.entries()) tensor.write(await readWeight(weights, name, tensor.dtype));
 }

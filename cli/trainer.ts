@@ -1,14 +1,22 @@
 /**
- * The training loop: draw a batch, run it forward and backward, renew bases when due, check that everything is finite,
- * commit. What to print, save and evaluate is the caller's: it gets an event a step.
+ * The training loop: draw a batch, run it forward and backward, renew bases when due, commit, and see to it that nothing
+ * that is not finite reaches the weights. What to print, save and evaluate is the caller's: it gets rows of steps.
+ *
+ * Two modes, by the optimizer. *Checked*: the host reads loss and norms before each commit, and gives a row a step. *Guarded*,
+ * where reading is dear: the device keeps the weights clean by itself, a step only enqueues, and at a sync point all
+ * steps since the last one are read at once and given as rows.
  *
  * A step is synchronous between its awaits, and the loop yields a macrotask after each, so that signals, timers and
  * reader workers are served.
  */
 import { type Backend, backward, fromArray, type Params, scope, type Tensor } from "../core/mod.ts";
-import { type LlamaConfig, llamaFlopsPerToken, llamaLoss } from "../models/mod.ts";
+import { type LlamaConfig, llamaFlopsPerToken, llamaLoss, type LlamaOptions } from "../models/mod.ts";
 import type { Optimizer } from "../optimizers/mod.ts";
 import { splitRows, type TokenRows } from "./evaluation.ts";
+import { badGradient, badLoss, NonFiniteError } from "./nonfinite.ts";
+import { PendingSteps } from "./pending_steps.ts";
+
+export { NonFiniteError };
 
 /** What a step did. */
 export interface StepRow {
@@ -20,8 +28,9 @@ export interface StepRow {
   /** Tokens trained on so far. */
   readonly tokens: number;
   readonly tokensPerSecond: number;
+  /** In guarded mode, the mean of the steps that were read together. */
   readonly stepMs: number;
-  /** Most bytes of tensors at once in this step. */
+  /** Most bytes of tensors at once in this step, or in those that were read together. */
   readonly memoryBytes: number;
 }
 
@@ -33,6 +42,8 @@ export interface TrainerParts {
   readonly optimizer: Optimizer;
   /** The next batch in order. */
   readonly nextBatch: () => Promise<TokenRows>;
+  /** How the layers run. */
+  readonly forward?: LlamaOptions;
 }
 
 /** Where a loop starts and ends. */
@@ -40,20 +51,18 @@ export interface TrainerOptions {
   readonly startStep: number;
   readonly startTokens: number;
   readonly steps: number;
-  /** Called after each commit. True stops the loop. */
-  readonly afterStep: (row: StepRow) => Promise<boolean>;
+  /** Whether a guarded loop must read at this step. It does so at the last one in any case. Default: at every step. */
+  readonly syncDue?: (step: number) => boolean;
+  /** Called with the steps since the last call, in order. True stops the loop. */
+  readonly afterSteps: (rows: readonly StepRow[]) => Promise<boolean>;
 }
 
-/** Thrown before the update when a loss or a gradient is not finite: the weights are as the last step left them. */
-export class NonFiniteError extends Error {
-  override readonly name = "NonFiniteError";
-  constructor(readonly step: number, what: string) {
-    super(`Cannot take step ${step}: ${what}; the weights are those of step ${step - 1}. Lower --lr or set --clip`);
-  }
-}
-
-/** Runs steps `startStep + 1` to `steps`. @throws NonFiniteError before an update that would spoil the weights. */
+/** Runs steps `startStep + 1` to `steps`. @throws NonFiniteError for a step that would have spoiled the weights */
 export async function trainLoop(parts: TrainerParts, options: TrainerOptions): Promise<void> {
+  return parts.optimizer.isGuarded ? await guardedLoop(parts, options) : await checkedLoop(parts, options);
+}
+
+async function checkedLoop(parts: TrainerParts, options: TrainerOptions): Promise<void> {
   let tokens = options.startTokens;
   for (let step = options.startStep + 1; step <= options.steps; step++) {
     parts.backend.resetPeak();
@@ -70,7 +79,7 @@ export async function trainLoop(parts: TrainerParts, options: TrainerOptions): P
     const stepMs = performance.now() - started;
     const memoryBytes = parts.backend.memory().peak;
     const row = { step, loss, lr, gradNorm, tokens, tokensPerSecond: count / stepMs * 1000, stepMs, memoryBytes };
-    if (await options.afterStep(row)) return;
+    if (await options.afterSteps([row])) return;
     await macrotask();
   }
 }
@@ -87,7 +96,7 @@ async function forwardBackward(parts: TrainerParts, step: number): Promise<{ los
     loss.dispose();
     if (!Number.isFinite(value)) {
       optimizer.discard();
-      throw new NonFiniteError(step, `the loss is ${value}; ${await suspect(parts.params)}`);
+      throw await badLoss(parts.params, step, value);
     }
     total += value;
     count += rows.batch * rows.seq;
@@ -95,36 +104,86 @@ async function forwardBackward(parts: TrainerParts, step: number): Promise<{ los
   return { loss: total / optimizer.microBatches, count };
 }
 
-/** One forward and backward pass; every activation dies with the scope, even on a throw. */
-function stageBatch({ backend, params, config, optimizer }: TrainerParts, rows: TokenRows): Tensor {
-  using step = scope("train step");
-  const { inputs, targets } = splitRows(rows);
-  const shape = [rows.batch, rows.seq];
-  const loss = llamaLoss(params, config, fromArray(backend, inputs, shape), fromArray(backend, targets, shape));
-  backward(loss, optimizer.stage); // each gradient is projected, or held, and freed as it is finished
-  return step.keep(loss);
-}
-
-/** Which weight may be at fault for a loss that is not finite: one that is not finite itself, else the largest. */
-async function suspect(params: Params): Promise<string> {
-  let largest = { name: "", size: -1 };
-  for (const [name, tensor] of params.entries()) {
-    for (const value of await tensor.read()) {
-      if (!Number.isFinite(value)) return `${name} holds ${value}`;
-      if (Math.abs(value) > largest.size) largest = { name, size: Math.abs(value) };
-    }
-  }
-  return `the largest weight is ${largest.size.toPrecision(3)} in ${largest.name}`;
-}
-
 async function checkedNorm(optimizer: Optimizer, step: number): Promise<number> {
   const { norm, nonFinite } = await optimizer.gradientNorm();
   if (nonFinite.length > 0) {
     optimizer.discard();
-    const others = nonFinite.length > 1 ? ` and ${nonFinite.length - 1} others` : "";
-    throw new NonFiniteError(step, `the gradient of ${nonFinite[0]}${others} is not finite`);
+    throw badGradient(step, nonFinite);
   }
   return norm;
+}
+
+async function guardedLoop(parts: TrainerParts, options: TrainerOptions): Promise<void> {
+  const { syncDue = () => true, steps } = options;
+  using pending = new PendingSteps(parts, options.startTokens);
+  for (let step = options.startStep + 1; step <= steps; step++) {
+    try {
+      await guardedStep(parts, step, pending);
+    } catch (error) {
+      await rescue(pending, options);
+      throw error;
+    }
+    if (step === steps || syncDue(step)) {
+      if (await flush(pending, options)) return;
+      pending.begin();
+    }
+    await macrotask();
+  }
+}
+
+async function flush(pending: PendingSteps, { afterSteps }: TrainerOptions): Promise<boolean> {
+  const { rows, fault } = await pending.read();
+  const isStopped = rows.length > 0 && await afterSteps(rows);
+  if (fault) throw fault;
+  return isStopped;
+}
+
+/** After an error: the steps before it belong to the caller, who may save them. A bad one among them is the news. */
+async function rescue(pending: PendingSteps, options: TrainerOptions): Promise<void> {
+  try {
+    await flush(pending, options);
+  } catch (second) {
+    if (second instanceof NonFiniteError) throw second;
+  }
+}
+
+/** Enqueues a step and remembers where its figures lie. */
+async function guardedStep(parts: TrainerParts, step: number, pending: PendingSteps): Promise<void> {
+  const { optimizer } = parts;
+  const losses: Tensor[] = [];
+  try {
+    let count = 0;
+    for (let micro = 0; micro < optimizer.microBatches; micro++) {
+      const rows = await parts.nextBatch();
+      losses.push(stageBatch(parts, rows));
+      count += rows.batch * rows.seq;
+    }
+    if (optimizer.refreshDue) await guardedRefresh(optimizer, step);
+    pending.commit(step, losses, count);
+  } finally {
+    for (const loss of losses) loss.dispose();
+  }
+}
+
+/** A basis that is sought on the host is never found in what is not finite: that, then, is what is told. */
+async function guardedRefresh(optimizer: Optimizer, step: number): Promise<void> {
+  try {
+    await optimizer.refresh();
+  } catch (error) {
+    await checkedNorm(optimizer, step);
+    throw error;
+  }
+}
+
+/** One forward and backward pass; every activation dies with the scope, even on a throw. */
+function stageBatch({ backend, params, config, optimizer, forward }: TrainerParts, rows: TokenRows): Tensor {
+  using step = scope("train step");
+  const { inputs, targets } = splitRows(rows);
+  const shape = [rows.batch, rows.seq];
+  const tokens = fromArray(backend, inputs, shape);
+  const loss = llamaLoss(params, config, tokens, fromArray(backend, targets, shape), forward);
+  backward(loss, optimizer.stage); // each gradient is projected, or held, and freed as it is finished
+  return step.keep(loss);
 }
 
 /** Lets timers, signals and worker messages run. */

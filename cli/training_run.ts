@@ -6,7 +6,7 @@ import { DiskFullError, writeFolderDurably } from "./durable.ts";
 import { evaluate, splitBatches, type TokenRows } from "./evaluation.ts";
 import { exists } from "./files.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
-import { matmulSpeed } from "./matmul_speed.ts";
+import { peakSpeed } from "./matmul_speed.ts";
 import { isStepRow, type MetricsRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
 import { type Baseline, heldOutBaselines } from "./baselines.ts";
 import { showProgress } from "./progress.ts";
@@ -106,23 +106,32 @@ class Session implements Disposable {
   async train(): Promise<void> {
     const { run, model, backend } = this.setup;
     this.output.err(`run       ${this.folder.path}${this.#step > 0 ? `, going on after step ${this.#step}` : ""}`);
-    const peak = matmulSpeed(backend, 512) * 1e9;
+    const peak = await peakSpeed(backend) * 1e9;
     using progress = showProgress(this.output, { label: "train", total: run.steps, start: this.#step, plain: false });
-    await trainLoop({ ...this.setup, config: model.config, nextBatch: () => this.#nextBatch() }, {
+    const forward = { recompute: run.checkpointActivations };
+    await trainLoop({ ...this.setup, config: model.config, forward, nextBatch: () => this.#nextBatch() }, {
       startStep: this.#step,
       startTokens: this.#tokens,
       steps: run.steps,
-      afterStep: async (row) => {
-        this.#step = row.step;
-        this.#tokens = row.tokens;
-        this.#sequences = this.#batches.index;
-        this.metrics.append(row);
-        progress.update(row.step, { tokensPerSecond: row.tokensPerSecond, note: `loss ${row.loss.toFixed(3)}` });
-        if (row.step % run.logEvery === 0 || row.step === 1) this.#log(row, peak);
-        await this.#occasions(row.step);
+      syncDue: (step) => this.#stop.stopRequested || this.#isLogged(step) || this.#occasionsAt(step).length > 0,
+      afterSteps: async (rows) => {
+        for (const row of rows) {
+          this.metrics.append(row);
+          if (this.#isLogged(row.step)) this.#log(row, peak);
+        }
+        const last = rows[rows.length - 1];
+        this.#step = last.step;
+        this.#tokens = last.tokens;
+        this.#sequences = last.tokens / run.seq;
+        progress.update(last.step, { tokensPerSecond: last.tokensPerSecond, note: `loss ${last.loss.toFixed(3)}` });
+        for (const occasion of this.#occasionsAt(last.step)) await occasion();
         return this.#stop.stopRequested;
       },
     });
+  }
+
+  #isLogged(step: number): boolean {
+    return step % this.setup.run.logEvery === 0 || step === 1;
   }
 
   #log(row: StepRow, peak: number): void {
@@ -131,13 +140,15 @@ class Session implements Disposable {
     this.output.err(formatStep({ ...row, steps: run.steps, mfu }));
   }
 
-  async #occasions(step: number): Promise<void> {
-    const { run } = this.setup;
-    const isLast = step === run.steps;
-    const due = (every: number) => every > 0 && step % every === 0 && !isLast;
-    if (due(run.evalEvery)) await this.#evaluate();
-    if (due(run.sampleEvery)) await this.#sample();
-    if (due(run.saveEvery)) await this.#saveOrWarn();
+  /** What is due after a step, in order; the end has its own. */
+  #occasionsAt(step: number): (() => Promise<void>)[] {
+    const { evalEvery, sampleEvery, saveEvery, steps } = this.setup.run;
+    const occasions: [number, () => Promise<void>][] = [
+      [evalEvery, () => this.#evaluate()],
+      [sampleEvery, () => this.#sample()],
+      [saveEvery, () => this.#saveOrWarn()],
+    ];
+    return occasions.filter(([every]) => every > 0 && step % every === 0 && step !== steps).map(([, run]) => run);
   }
 
   async #evaluate(): Promise<void> {
@@ -250,9 +261,7 @@ class Session implements Disposable {
       baselines: baselines.map(({ name, nats }) => ({ name, loss: nats })),
       samples: this.#samples.map((text) => ({ text })),
       tables: [{ title: "Which parameter gets what", head, rows: body, align: "lrllrr" }],
-      footer: `Made by Lowrank with ${backend.kernelPath}, ${backend.threads} threads, ${
-        new Date().toISOString().slice(0, 10)
-      }.`,
+      footer: `Made by Lowrank with ${backend.summary}, ${new Date().toISOString().slice(0, 10)}.`,
     });
   }
 }

@@ -1,22 +1,22 @@
 /** What a training run is made of, opened and printed: device, data, model, weights, optimizer. */
-import type { CpuBackend } from "../backends/cpu/mod.ts";
-import { formatBytes, OutOfMemoryError, type Params } from "../core/mod.ts";
+import { formatBytes, isHalf, OutOfMemoryError, type Params } from "../core/mod.ts";
 import type { Tokenizer } from "../data/mod.ts";
 import { LLAMA_PROJECTED, llamaWeights } from "../models/mod.ts";
 import { Optimizer } from "../optimizers/mod.ts";
 import { chooseTokenizer, type DataSource, DEFAULT_TEXT, openData } from "./data_source.ts";
-import { openDevice } from "./device.ts";
+import { type Device, largestTensorOf, openDevice } from "./device.ts";
 import { exists } from "./files.ts";
 import { formatTable, type Output } from "./log.ts";
-import { planMemory, stateBytesByName } from "./memory_plan.ts";
+import { planMemory, planRequest, stateBytesByName } from "./memory_plan.ts";
 import { makeParams, type ModelSource, resolveModel } from "./model_source.ts";
-import { chooseOptimizer, type OptimizerChoice, parameterTable } from "./optimizer_choice.ts";
+import { chooseOptimizer, type OptimizerChoice, parameterTable, resolveBasis } from "./optimizer_choice.ts";
 import type { Run } from "./options.ts";
 
 /** Everything that a run needs, opened. */
 export interface TrainingSetup {
+  /** With what `auto` stands for here. */
   readonly run: Run;
-  readonly backend: CpuBackend;
+  readonly backend: Device;
   readonly data: DataSource;
   readonly tokenizer: Tokenizer;
   readonly model: ModelSource;
@@ -26,19 +26,22 @@ export interface TrainingSetup {
 }
 
 /** Opens everything that a run needs, the memory checked first. The caller disposes device, weights and optimizer. */
-export async function prepareTraining(run: Run, output: Output): Promise<TrainingSetup> {
-  if (run.dtype !== "f32") throw new RangeError(`Cannot train in ${run.dtype} on the CPU: use --dtype f32`);
-  const request = { ...run, data: await chooseText(run), modelFolder: run.model };
+export async function prepareTraining(asked: Run, output: Output): Promise<TrainingSetup> {
+  const request = { ...asked, data: await chooseText(asked), modelFolder: asked.model };
   const tokenizer = await chooseTokenizer(request);
-  if (run.prompt !== undefined && tokenizer.encode(run.prompt).length === 0) {
+  if (asked.prompt !== undefined && tokenizer.encode(asked.prompt).length === 0) {
     throw new RangeError("Cannot sample from an empty --prompt");
   }
-  const model = await resolveModel(run, tokenizer);
-  const backend = await openDevice(run);
+  const model = await resolveModel(asked, tokenizer);
+  const backend = await openDevice(asked, output);
   try {
+    const run = { ...asked, data: request.data, basis: resolveBasis(asked.basis, backend.kind) };
+    if (isHalf(run.dtype) && backend.kind === "cpu") {
+      throw new RangeError(`Cannot train in ${run.dtype} on the CPU: use --dtype f32`);
+    }
     await checkMemory(run, model, backend);
     const data = await openData(request, tokenizer);
-    const params = await makeParams(backend, model, run.seed);
+    const params = await makeParams(backend, model, run);
     const shapes = new Map([...llamaWeights(model.config)].map(([name, { shape }]) => [name, shape]));
     const choice = chooseOptimizer(run, {
       steps: run.steps,
@@ -48,9 +51,11 @@ export async function prepareTraining(run: Run, output: Output): Promise<Trainin
       projected: LLAMA_PROJECTED,
       hiddenSize: model.config.hidden_size,
     });
-    const optimizer = new Optimizer(params, choice.routing, { clip: run.clip || undefined });
+    const { clip, rounding, seed } = run;
+    const guard = !backend.readSync; // a read a step would cost more than the step
+    const optimizer = new Optimizer(params, choice.routing, { clip: clip || undefined, guard, rounding, seed });
     for (const note of choice.notes) output.err(`note: ${note}`);
-    return { run: { ...run, data: request.data }, backend, data, tokenizer, model, params, choice, optimizer };
+    return { run, backend, data, tokenizer, model, params, choice, optimizer };
   } catch (error) {
     backend[Symbol.dispose]();
     throw error;
@@ -64,9 +69,17 @@ async function chooseText(run: Run): Promise<readonly string[]> {
   throw new RangeError(`Cannot train without data: give --data FILE, or write ${DEFAULT_TEXT} with "deno types"`);
 }
 
-/** @throws OutOfMemoryError before anything is allocated. */
-async function checkMemory(run: Run, { config }: ModelSource, backend: CpuBackend): Promise<void> {
-  const plan = await planMemory(config, run);
+/** @throws OutOfMemoryError before anything is allocated, RangeError for a tensor that the device cannot hold */
+async function checkMemory(run: Run, { config }: ModelSource, backend: Device): Promise<void> {
+  const plan = await planMemory(config, planRequest(run, backend));
+  const largest = largestTensorOf(backend);
+  if (plan.largest.bytes > largest) {
+    throw new RangeError(
+      `Cannot train ${run.model} on ${backend.kernelPath}: the tensor ${plan.largest.label} takes ` +
+        `${formatBytes(plan.largest.bytes)}, and one may take ${formatBytes(largest)} there; ` +
+        `use a smaller --batch, --seq or --vocab, or --device cpu`,
+    );
+  }
   const { limit } = backend.memory();
   if (plan.peakBytes > limit) {
     const state = plan.optimizerBytes + plan.projectorBytes;
@@ -84,7 +97,7 @@ export function printSetup(
   const { config } = model;
   const projected = params.names().filter((name) => LLAMA_PROJECTED.test(name));
   const share = projected.reduce((sum, name) => sum + params.get(name).size, 0) / params.size;
-  output.err(`device    ${backend.kernelPath}, ${backend.threads} threads`);
+  output.err(`device    ${backend.summary}`);
   output.err(
     `model     ${model.name}: ${params.size.toLocaleString("en-US")} weights, vocabulary ${config.vocab_size}, ` +
       `${(100 * share).toFixed(0)}% in projected matrices`,
@@ -103,7 +116,7 @@ export function printSetup(
 export function parameterRows(
   { run, params, choice, optimizer }: Pick<TrainingSetup, "run" | "params" | "choice" | "optimizer">,
 ): string[][] {
-  const bytes = stateBytesByName(optimizer);
+  const bytes = stateBytesByName(optimizer, run);
   const shapes = new Map([...params.entries()].map(([name, tensor]) => [name, tensor.shape]));
   const groups = parameterTable(shapes, run, choice, LLAMA_PROJECTED, (name) => bytes.get(name) ?? 0);
   const total = (key: "weightBytes" | "stateBytes") => formatBytes(groups.reduce((sum, group) => sum + group[key], 0));

@@ -25,7 +25,7 @@ Deno.test("checkFused() rejects a wrong value, a wrong gradient, and an entry th
       },
       ...entry,
     };
-    return checkFused("silu", withFused(loops, { silu }), "cpu", dtype);
+    return checkFused("silu", withFused(loops, { silu }), { dtype });
   };
   await check({});
   await assert.rejects(check({}, "bf16"), /bf16 against f64: value/, "its intermediates are rounded to 16 bits");

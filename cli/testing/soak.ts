@@ -6,6 +6,7 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { cpuBackend } from "../../backends/cpu/mod.ts";
 import { Batches } from "../../data/mod.ts";
+import type { Backend } from "../../core/mod.ts";
 import { initLlama, LLAMA_PROJECTED } from "../../models/mod.ts";
 import { galoreAdamW, Optimizer } from "../../optimizers/mod.ts";
 import { evaluate, splitBatches } from "../evaluation.ts";
@@ -36,16 +37,19 @@ export interface SoakOptions {
   /** Steps between samples: a multiple of 10, so that each is as far from the last basis. */
   readonly every: number;
   readonly threads: number;
+  /** The backend to train on; by default the CPU's, with so many threads. */
+  readonly makeBackend?: () => Promise<Backend>;
 }
 
 /** Runs the soak; one sample every `every` steps. */
-export async function soak({ store, steps, every, threads }: SoakOptions): Promise<SoakSample[]> {
-  using backend = await cpuBackend({ threads, blas: "off" });
+export async function soak({ store, steps, every, threads, makeBackend }: SoakOptions): Promise<SoakSample[]> {
+  using backend = await (makeBackend ?? (() => cpuBackend({ threads, blas: "off" })))();
   const config = tinyConfig();
   using params = initLlama(backend, config, 1);
   const galore = { rank: 4, updateProjGap: 10, scale: 0.25 };
   using optimizer = new Optimizer(params, galoreAdamW({ learningRate: 0.01, projected: LLAMA_PROJECTED, galore }), {
     clip: 1,
+    guard: !backend.readSync,
   });
   await using batches = new Batches(store, { batch: 4, seed: 1 });
   const collect = collector();
@@ -54,7 +58,9 @@ export async function soak({ store, steps, every, threads }: SoakOptions): Promi
     startStep: 0,
     startTokens: 0,
     steps,
-    afterStep: async ({ step, loss }) => {
+    syncDue: (step) => step % 10 === 0,
+    afterSteps: async (rows) => {
+      const { step, loss } = rows[rows.length - 1];
       if (step % every !== 0) return false;
       const heldOut = { split: "validation" as const, batch: 4, batches: 1 };
       await evaluate(backend, params, config, splitBatches(store, 4, heldOut));

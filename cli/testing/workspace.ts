@@ -59,7 +59,7 @@ export class Workspace implements AsyncDisposable {
 /** A run of a second: the tiny model on the corpus. */
 const TRAIN_FLAGS: readonly string[] = [
   ..."--model tiny --seq 16 --batch 4 --steps 6 --rank 4 --update-proj-gap 4 --warmup 0".split(" "),
-  ..."--eval-batches 2 --log-every 1 --threads 1 --blas off".split(" "),
+  ..."--eval-batches 2 --log-every 1 --device cpu --threads 1 --blas off".split(" "),
 ];
 
 /** `TRAIN_FLAGS` and more; data given here replaces the corpus, other flags win because they come last. */

@@ -196,6 +196,16 @@ function twice({ dtype, value: { rtol, atol }, gradient }: Demand): Demand {
   return { dtype, value: { rtol: 2 * rtol, atol: 2 * atol }, gradient: 2 * gradient };
 }
 
+/** How an op is tried. */
+export interface CheckOptions {
+  /** Whose tolerances hold; `cpu` by default. */
+  readonly device?: Device;
+  /** Default f32. */
+  readonly dtype?: ParityType;
+  /** Default: all of `PARITY_CASES`. */
+  readonly cases?: readonly OpCase[];
+}
+
 /**
  * Holds one fused op of `plain` to its composed form, and to the loops in f64, on inputs that `dtype` holds exactly. The
  * entry, if there is one, must run in f32; it may decline the 16-bit types.
@@ -203,13 +213,12 @@ function twice({ dtype, value: { rtol, atol }, gradient }: Demand): Demand {
 export async function checkFused(
   op: FusedName,
   plain: Backend,
-  device: Device = "cpu",
-  dtype: ParityType = "f32",
+  { device = "cpu", dtype = "f32", cases = PARITY_CASES[op] }: CheckOptions = {},
 ): Promise<void> {
   using loops = loopsBackend();
   const { backend, runs } = counted(plain, op);
   const within = demandOf(op, device, dtype);
-  for (const { name, inputs: specs, run } of PARITY_CASES[op]) {
+  for (const { name, inputs: specs, run } of cases) {
     for (const layout of ["contiguous", "offset"] as const) {
       const what = `${op} ${name} ${layout}${dtype === "f32" ? "" : ` ${dtype}`}`;
       const inputs = specs.map((spec, i) => representable(layOut(spec, `${op} ${name} ${i}`, layout), dtype));
@@ -247,6 +256,7 @@ async function checkNotFinite(backend: Backend, dtype: ParityType): Promise<void
 interface ParityOptions {
   readonly device?: Device;
   readonly dtypes?: readonly ParityType[];
+  readonly ops?: readonly FusedName[];
   readonly ignore?: string;
 }
 
@@ -256,19 +266,20 @@ interface ParityOptions {
  *
  * @param device whose tolerances hold; `cpu` by default
  * @param dtypes what the entries are tried in; f32 by default
+ * @param ops which fused ops; all by default
  * @param ignore why the tests cannot run here, if they cannot
  */
 export function fusedParity(
   name: string,
   makeBackend: () => Backend | Promise<Backend>,
-  { device = "cpu", dtypes = ["f32"], ignore }: ParityOptions = {},
+  { device = "cpu", dtypes = ["f32"], ops = Object.keys(PARITY_CASES) as FusedName[], ignore }: ParityOptions = {},
 ): void {
-  for (const op of Object.keys(PARITY_CASES) as FusedName[]) {
+  for (const op of ops) {
     for (const dtype of dtypes) {
       const where = dtype === "f32" ? "" : ` on ${dtype}`;
       registerTest(`${name}: fused ${op}${where} agrees with its composed form and with the loops in f64`, async () => {
         using backend = await makeBackend();
-        await checkFused(op, backend, device, dtype);
+        await checkFused(op, backend, { device, dtype });
       }, ignore);
     }
   }

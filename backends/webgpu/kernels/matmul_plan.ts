@@ -6,10 +6,11 @@
  * card holds at two workgroups a core. Where tiles of the output do not reach that and k is long (GaLore's projections,
  * gradients of small weights), slices of k run side by side, at the price of partial sums in memory.
  *
- * Measured in software only (2026-11-26, llvmpipe with LLVM 15, f32 at 512, GFLOP in a second of two cores' own time; nn,
- * nt, tn): `shared 64x64x16 256` 6.7, 7.7, 7.7; `turned 128x128x16 256` 7.7, 7.7, 8.3; `shared 128x128x8 256` 12.6, 12.8,
- * 11.2; `register 32x32x4 64` 8.1, 10.1, 7.5; `register 64x64x4 64` 11.9, 15.3, 10.7. The order for GPUs is by reasoning:
- * `turned` needs the fewest registers for its 64 sums, so that two workgroups share a core. `webgpuBackend({ autotune })`
+ * No GPU was at hand. In software (2026-11-26, llvmpipe with LLVM 15, f32 at 512; nn, nt, tn), GFLOP/s projected to two
+ * idle cores from the process's CPU time, because the machine was busy; one run, and others differ by up to half:
+ * `shared 64x64x16 256` 6.7, 7.7, 7.7; `turned 128x128x16 256` 7.7, 7.7, 8.3; `shared 128x128x8 256` 12.6, 12.8, 11.2;
+ * `register 32x32x4 64` 8.1, 10.1, 7.5; `register 64x64x4 64` 11.9, 15.3, 10.7. The order for GPUs is by reasoning:
+ * `turned` should need the fewest registers for its 64 sums, so that two workgroups share a core. An autotune
  * measures.
  */
 import { perWord } from "../wgsl.ts";
@@ -40,9 +41,9 @@ const DESIGNS: readonly Design[] = [
 export const TILES: ReadonlyMap<string, Tile> = new Map(DESIGNS.map(({ tile }) => [tile.name, tile]));
 
 /**
- * What a rasteriser on the CPU runs: there is no GPU to fill. It runs a few invocations to the end before the next ones, so
- * that a long inner axis falls out of the caches unless workgroup memory keeps them together; small products take what
- * compiles soonest.
+ * What a rasteriser on the CPU runs: there is no GPU to fill. For a long inner axis `shared` was ahead of `register` (512 x
+ * 128 x 32000, nn: 12.0 against 6.8, one run, as above), perhaps because it keeps invocations together and so in the
+ * caches; nothing was measured between 1024 and 32000. Small products take what compiles soonest.
  */
 const SOFTWARE_TILE = "register 64x64x4 64";
 const LONG_SOFTWARE_TILE = "shared 128x128x8 256";
