@@ -75,17 +75,17 @@ Deno.test("openSafetensors() reads one tensor at a time when bytes() is called",
   await assert.rejects(bytes("t99"), /^RangeError: Cannot read tensor "t99": x.safetensors has no such tensor$/);
 });
 
-Deno.test("writeSafetensors() asks for one tensor at a time when it writes", async () => {
+Deno.test("writeSafetensors() asks for a few megabytes at a time when it writes, and for a larger tensor alone", async () => {
   const events: string[] = [];
-  const lazy = (name: string): TensorEntry => ({
-    ...entry(name, "U8", [1]),
-    bytes: () => (events.push(`read ${name}`), Promise.resolve(new Uint8Array(1))),
+  const lazy = (name: string, size: number): TensorEntry => ({
+    ...entry(name, "U8", [size]),
+    bytes: () => (events.push(`read ${name}`), Promise.resolve(new Uint8Array(size))),
   });
-  await writeSafetensors(
-    { write: (bytes) => Promise.resolve(void events.push(`write ${bytes.length === 1 ? 1 : "header"}`)) },
-    [lazy("b"), lazy("a")],
-  );
-  assert.deepEqual(events, ["write header", "read a", "write 1", "read b", "write 1"]);
+  const large = 2 ** 24 + 1;
+  const sink = { write: (bytes: Uint8Array) => Promise.resolve(void events.push(`write ${bytes.length}`)) };
+  await writeSafetensors(sink, [lazy("c", large), lazy("b", 2), lazy("a", 1), lazy("d", 3)]);
+  const expected = ["read a", "read b", "write 1", "write 2", "read c", `write ${large}`, "read d", "write 3"];
+  assert.deepEqual(events.slice(1), expected);
 });
 
 const REFUSED: readonly (readonly [string, readonly TensorEntry[], RegExp, Record<string, string>?])[] = [

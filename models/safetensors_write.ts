@@ -25,7 +25,10 @@ export interface ByteSink {
   write(bytes: Uint8Array): Promise<void>;
 }
 
-/** A tensor to write. `bytes` is called once, when its turn comes: little-endian, row-major. */
+/**
+ * A tensor to write. `bytes` is called once, when its turn comes, for tensors of a few megabytes together: a device answers
+ * all reads of one moment in one wait. Little-endian, row-major.
+ */
 export interface TensorEntry {
   readonly name: string;
   readonly dtype: SafetensorsDType;
@@ -52,18 +55,38 @@ export async function writeSafetensors(
   const header = encodeHeader(tensors, metadata);
   await sink.write(header);
   let written = header.length;
-  for (const { name, dtype, shape, bytes } of tensors) {
-    const data = await bytes();
-    const expected = byteLength(dtype, shape)!;
-    if (data.length !== expected) {
-      throw new RangeError(
-        `Cannot write tensor ${quote(name)}: ${formatTensor(dtype, shape)} takes ${expected} bytes: got ${data.length}`,
-      );
+  for (const group of together(tensors)) {
+    const data = await Promise.all(group.map(({ bytes }) => bytes()));
+    for (const [i, { name, dtype, shape }] of group.entries()) {
+      const expected = byteLength(dtype, shape)!;
+      if (data[i].length !== expected) {
+        const got = `takes ${expected} bytes: got ${data[i].length}`;
+        throw new RangeError(`Cannot write tensor ${quote(name)}: ${formatTensor(dtype, shape)} ${got}`);
+      }
+      if (expected > 0) await sink.write(data[i]);
+      written += expected;
     }
-    if (expected > 0) await sink.write(data);
-    written += expected;
   }
   return written;
+}
+
+/** Bytes of tensors that are asked for together; a larger one comes alone. */
+const TOGETHER_BYTES = 2 ** 24;
+
+/** Neighbours of at most `TOGETHER_BYTES`. */
+function together(tensors: readonly TensorEntry[]): TensorEntry[][] {
+  const groups: TensorEntry[][] = [];
+  let size = Infinity;
+  for (const tensor of tensors) {
+    const bytes = byteLength(tensor.dtype, tensor.shape)!;
+    size += bytes;
+    if (size > TOGETHER_BYTES) {
+      groups.push([]);
+      size = bytes;
+    }
+    groups[groups.length - 1].push(tensor);
+  }
+  return groups;
 }
 
 /**
