@@ -8,9 +8,9 @@
 import { resourceUsage } from "node:process";
 import { fileURLToPath } from "node:url";
 import { Batches, byteTokenizer, openStore, writeStore } from "../../data/mod.ts";
-import { formatBytes, formatTable, memoryOutput } from "../log.ts";
+import { formatBytes, memoryOutput } from "../log.ts";
 import { main } from "../main.ts";
-import { driftsOf, slope, soak } from "../testing/soak.ts";
+import { driftsOf, soak, soakLines } from "../testing/soak.ts";
 import { writeTinyModel } from "../testing/workspace.ts";
 
 const STEPS = 2000;
@@ -88,17 +88,7 @@ async function spawnPart(part: string, folder: string): Promise<Figures> {
 /** Steps on a small store; what drifts. */
 async function soakSteps(folder: string): Promise<string[]> {
   const samples = await soak({ store: `${folder}/short`, steps: STEPS, every: 100, threads: 2 });
-  const rows = samples.map(({ step, loss, inUse, live, reserved, heap, rss }) => [
-    `${step}`,
-    loss.toFixed(3),
-    `${inUse}`,
-    `${live}`,
-    ...[reserved, heap, rss].map(formatBytes),
-  ]);
-  const head = ["step", "loss", "bytes in use", "buffers", "reserved", "JS heap", "RSS"];
-  for (const line of formatTable([head, ...rows], "rrrrrrr")) console.log(line);
-  const drift = (key: "heap" | "rss") => `${slope(samples, key).toFixed(0)} bytes a step`;
-  console.log(`over the last ${STEPS / 2} steps: JS heap ${drift("heap")}, RSS ${drift("rss")}\n`);
+  for (const line of soakLines(samples)) console.log(line);
   return driftsOf(samples, 1024);
 }
 

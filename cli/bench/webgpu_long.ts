@@ -10,7 +10,7 @@ import { byteTokenizer, prepareStore } from "../../data/mod.ts";
 import { formatTable, memoryOutput } from "../log.ts";
 import { main } from "../main.ts";
 import { stepRows } from "../testing/workspace.ts";
-import { driftsOf, slope, soak } from "../testing/soak.ts";
+import { driftsOf, soak, soakLines } from "../testing/soak.ts";
 
 /** Most that the loss curves may differ: at a step, and in the mean of the last twenty. */
 const CURVE = { step: 0.15, end: 0.02 };
@@ -47,17 +47,7 @@ async function soakSteps(data: string): Promise<string[]> {
   await prepareStore({ inputs: data, tokenizer: byteTokenizer(), seq: 16, out: "store" });
   const makeBackend = () => webgpuBackend();
   const samples = await soak({ store: "store", steps: SOAK_STEPS, every: 100, threads: 1, makeBackend });
-  const cells = samples.map(({ step, loss, inUse, live, reserved, heap, rss }) => [
-    `${step}`,
-    loss.toFixed(3),
-    `${inUse}`,
-    `${live}`,
-    ...[reserved, heap, rss].map(formatBytes),
-  ]);
-  const head = ["step", "loss", "bytes in use", "buffers", "reserved", "JS heap", "RSS"];
-  for (const line of formatTable([head, ...cells], "rrrrrrr")) console.log(line);
-  const drift = (key: "heap" | "rss") => `${slope(samples, key).toFixed(0)} bytes a step`;
-  console.log(`over the last ${SOAK_STEPS / 2} steps: JS heap ${drift("heap")}, RSS ${drift("rss")}\n`);
+  for (const line of soakLines(samples)) console.log(line);
   return driftsOf(samples, BYTES_A_STEP);
 }
 

@@ -6,10 +6,11 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { cpuBackend } from "../../backends/cpu/mod.ts";
 import { Batches } from "../../data/mod.ts";
-import type { Backend } from "../../core/mod.ts";
+import { type Backend, formatBytes } from "../../core/mod.ts";
 import { initLlama, LLAMA_PROJECTED } from "../../models/mod.ts";
 import { galoreAdamW, Optimizer } from "../../optimizers/mod.ts";
 import { evaluate, splitBatches } from "../evaluation.ts";
+import { formatTable } from "../log.ts";
 import { generateTokens } from "../sampling.ts";
 import { trainLoop } from "../trainer.ts";
 import { tinyConfig } from "./workspace.ts";
@@ -93,6 +94,24 @@ export function slope(samples: readonly SoakSample[], key: Exclude<keyof SoakSam
     under += (sample.step - step) ** 2;
   }
   return over / under;
+}
+
+/** The samples as lines of a table, and what drifts in words. */
+export function soakLines(samples: readonly SoakSample[]): string[] {
+  const cells = samples.map(({ step, loss, inUse, live, reserved, heap, rss }) => [
+    `${step}`,
+    loss.toFixed(3),
+    `${inUse}`,
+    `${live}`,
+    ...[reserved, heap, rss].map(formatBytes),
+  ]);
+  const head = ["step", "loss", "bytes in use", "buffers", "reserved", "JS heap", "RSS"];
+  const drift = (key: "heap" | "rss") => `${slope(samples, key).toFixed(0)} bytes a step`;
+  return [
+    ...formatTable([head, ...cells], "rrrrrrr"),
+    `over the second half: JS heap ${drift("heap")}, RSS ${drift("rss")}`,
+    "",
+  ];
 }
 
 /** Figures that drift, in words; none when all is well. */

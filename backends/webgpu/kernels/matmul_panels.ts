@@ -12,7 +12,7 @@
  * Arrays are nested so that every index in the loop is a constant but the invocation's own place: bounds checks are the
  * same in each step and leave the loop, and addresses are constants.
  */
-import { fetched, lastOf, multiply, range, type Read, type Side, type Tile } from "./matmul_tiles.ts";
+import { fetched, lastOf, multiply, range, type Read, type Side, type Tile } from "./matmul_sides.ts";
 
 /** The declaration of a factor's panel. */
 export function panelMemory({ name, readsAlongK, each, threads, depth }: Side): string {

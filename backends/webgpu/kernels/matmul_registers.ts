@@ -3,7 +3,7 @@
  * storage, four steps of k at a time, and caches do the rest. For GPUs whose caches are as near as workgroup memory
  * (Apple), and for rasterisers on the CPU, where workgroup memory is memory like any other.
  */
-import { fetched, lastOf, multiply, range, type Read, type Side, type Tile } from "./matmul_tiles.ts";
+import { fetched, lastOf, multiply, range, type Read, type Side, type Tile } from "./matmul_sides.ts";
 
 /** Statements that add all products of `begin` to `end` to the sums. */
 export function registerLoop({ depth }: Tile, sides: readonly [Side, Side]): string {
