@@ -201,7 +201,15 @@ export interface FusedKernel<Attributes> {
   /** Without it, backward re-runs the composed form from the inputs. */
   readonly vjp?: {
     /** Indices of the inputs to keep until backward, and whether to keep the output. */
-    readonly saves: { readonly inputs: readonly number[]; readonly out: boolean };
+    readonly saves: {
+      readonly inputs: readonly number[];
+      readonly out: boolean;
+      /**
+       * Saved inputs whose gradient may take their memory where nobody else holds it: `run` then gets one buffer and
+       * offset for both.
+       */
+      readonly overwrites?: readonly number[];
+    };
     /** Writes the gradient of each input that has an entry in `grads` (undefined: not wanted). */
     run(
       saved: FusedSaved,

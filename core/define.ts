@@ -111,7 +111,12 @@ function recordFused<Name extends FusedName>(
     const backend = gradient.backend;
     const savedInputs: (Operand | undefined)[] = operands.map(() => undefined);
     kept.forEach((index, position) => savedInputs[index] = held[position]);
-    const grads = specs.map((spec, index) => wanted[index] ? emptyLike(backend, spec) : undefined);
+    const grads = specs.map((spec, index) => {
+      if (!wanted[index]) return undefined;
+      const given = vjp.saves.overwrites?.includes(index) ? held[kept.indexOf(index)] : undefined;
+      // the tape's own view is the last one: nobody can read what is overwritten
+      return given && !given.isShared ? given.view(given.shape, given.strides, given.offset) : emptyLike(backend, spec);
+    });
     vjp.run(
       {
         inputs: savedInputs,

@@ -22,6 +22,9 @@ class Memory {
   release(): void {
     if (--this.#references === 0) this.backend.free(this.handle);
   }
+  get isShared(): boolean {
+    return this.#references > 1;
+  }
 }
 
 /** A typed, strided view of device memory. */
@@ -62,6 +65,11 @@ export class Tensor implements Owned, Operand, Disposable {
 
   get isContiguous(): boolean {
     return isContiguous(this.shape, this.strides);
+  }
+
+  /** True when another view holds the same memory. */
+  get isShared(): boolean {
+    return this.#memory.isShared;
   }
 
   get isDisposed(): boolean {

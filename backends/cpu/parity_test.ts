@@ -1,5 +1,6 @@
 /** The CPU backend on one thread and on two, each way to multiply: against composed forms, f64 and PyTorch. */
 import { goldenOps } from "../../core/testing/golden_ops.ts";
+import { overwritesSaved } from "../../core/testing/overwrites.ts";
 import { fusedParity } from "../../core/testing/parity.ts";
 import { llamaGoldens } from "../../models/testing/llama_goldens.ts";
 import { cpuBackend, type CpuOptions } from "./mod.ts";
@@ -15,6 +16,7 @@ for (const [name, options] of Object.entries(WAYS)) {
   const makeBackend = () => cpuBackend(options);
   fusedParity(name, makeBackend);
   goldenOps(name, makeBackend);
+  overwritesSaved(name, makeBackend);
   llamaGoldens(name, makeBackend);
 }
 

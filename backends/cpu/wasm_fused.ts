@@ -78,7 +78,7 @@ function crossEntropy(device: WasmDevice): FusedKernel<{ readonly ignoreIndex: n
       runner.run("crossEntropyMean", 1, args);
     },
     vjp: {
-      saves: { inputs: [0, 1], out: false },
+      saves: { inputs: [0, 1], out: false, overwrites: [0] },
       run: ({ inputs: [logits, targets], residuals: [residual] }, gradient, { ignoreIndex }, [dx]) => {
         if (!dx) return;
         const [rows, columns] = dx.shape;

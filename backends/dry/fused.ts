@@ -9,13 +9,14 @@ import { sizeOf } from "../../core/shape.ts";
 interface Kept {
   readonly inputs: readonly number[];
   readonly out?: boolean;
+  readonly overwrites?: readonly number[];
   readonly residuals?: (inputs: readonly Spec[]) => readonly (readonly number[])[];
 }
 
 const KEPT: { readonly [Name in FusedName]: Kept } = {
   softmax: { inputs: [], out: true },
   /** The log-sum-exp of each row. */
-  crossEntropy: { inputs: [0, 1], residuals: ([logits]) => [[logits.shape[0]]] },
+  crossEntropy: { inputs: [0, 1], overwrites: [0], residuals: ([logits]) => [[logits.shape[0]]] },
   /** 1 / rms of each row. */
   rmsNorm: { inputs: [0, 1], residuals: ([x]) => [[rows(x)]] },
   /** Mean and 1 / standard deviation of each row. */
@@ -42,7 +43,7 @@ export function dryFused(names: readonly FusedName[] = Object.keys(KEPT) as Fuse
   return Object.fromEntries(names.map((name) => [name, entry(KEPT[name])]));
 }
 
-function entry({ inputs, out = false, residuals }: Kept): FusedKernel<unknown> {
+function entry({ inputs, out = false, overwrites, residuals }: Kept): FusedKernel<unknown> {
   return {
     supports: () => true,
     residuals: (specs) => {
@@ -50,7 +51,7 @@ function entry({ inputs, out = false, residuals }: Kept): FusedKernel<unknown> {
       return (residuals?.(specs) ?? []).map((shape) => ({ shape, dtype }));
     },
     forward: () => {},
-    vjp: { saves: { inputs, out }, run: () => {} },
+    vjp: { saves: { inputs, out, ...(overwrites && { overwrites }) }, run: () => {} },
   };
 }
 

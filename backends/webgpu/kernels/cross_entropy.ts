@@ -5,7 +5,8 @@
  *
  * logits [N, V], f32, bf16 or f16; targets i32 [N]; out and dy f32 []. Residual, f32 [2 N + 1]: of each row the largest
  * logit and the log of the sum of e^(x - largest), then the number of rows kept (at least 1). Forward reads the logits
- * once, a team of lanes a row (`log_sum.ts`), and backward once, an invocation a unit: there is no second copy of them.
+ * once, a team of lanes a row (`log_sum.ts`), and backward once, an invocation a unit, which writes the gradient over them
+ * where nobody else holds them: there is no second copy.
  * The rows' losses are added by one workgroup, at most 32 in a chain.
  *
  * The host cannot see targets: one outside [0, V) that is not `ignoreIndex` gives a NaN loss and a NaN row of the
@@ -49,7 +50,7 @@ export function crossEntropyEntry(gpu: Gpu): FusedKernel<CrossEntropyAttributes>
       });
     },
     vjp: {
-      saves: { inputs: [0, 1], out: false },
+      saves: { inputs: [0, 1], out: false, overwrites: [0] },
       run: (saved, dy, { ignoreIndex }, [dx]) => dx && runGradient(gpu, saved, { dy, dx, ignoreIndex }),
     },
   };
@@ -86,10 +87,11 @@ function runGradient(
 ): void {
   const [rows, columns] = dx.shape;
   const unit = unitOf(columns, [logits!, dx]);
+  const isInPlace = logits!.buffer === dx.buffer && logits!.offset === dx.offset;
   gpu.run({
-    key: `crossEntropy gradient ${dx.dtype} ${unit.width}`,
-    build: () => gradientSource(dx.dtype, unit),
-    operands: [logits!, targets!, residual, dy, dx],
+    key: `crossEntropy gradient ${dx.dtype} ${unit.width}${isInPlace ? " in place" : ""}`,
+    build: () => gradientSource(dx.dtype, unit, isInPlace),
+    operands: [...(isInPlace ? [] : [logits!]), targets!, residual, dy, dx],
     params: {
       rows,
       units: columns / unit.width,

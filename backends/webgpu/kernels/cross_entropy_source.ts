@@ -100,13 +100,14 @@ fn main(@builtin(local_invocation_index) lane: u32) {
   };
 }
 
-/** A unit of the gradient an invocation. */
-export function gradientSource(dtype: DType, unit: Unit): KernelSource {
+/** A unit of the gradient an invocation. In place, it reads its unit of the logits before it writes there. */
+export function gradientSource(dtype: DType, unit: Unit, isInPlace: boolean): KernelSource {
+  const x = isInPlace ? "dx" : "x";
   const { type, bits, width } = unit;
   const columns = ["column", "vec2u(column, column + 1u)", "", "vec4u(column, column + 1u, column + 2u, column + 3u)"];
   return {
     bindings: [
-      unitBinding("x", dtype, "read", unit),
+      ...(isInPlace ? [] : [unitBinding("x", dtype, "read", unit)]),
       { name: "targets", type: "array<i32>", access: "read" },
       { name: "residual", type: "array<f32>", access: "read" },
       { name: "dy", type: "array<f32>", access: "read" },
@@ -126,7 +127,7 @@ export function gradientSource(dtype: DType, unit: Unit): KernelSource {
     },
     code: /* wgsl */ `${conversions([dtype])}
 ${IS_NAN}
-${unitLoad("x", dtype, unit)}
+${unitLoad(x, dtype, unit)}
 ${unitStore("dx", dtype, unit)}
 ${expBelow(unit)}
 @compute @workgroup_size(256)
@@ -144,7 +145,7 @@ fn main(
   let scale = dy[params.at_dy] / residual[params.at_residual + 2u * params.rows];
   var result = ${type}(0.0);
   if (label != params.ignored) {
-    let weight = exp_below((get_x(i) - peak) - log_sum);
+    let weight = exp_below((get_${x}(i) - peak) - log_sum);
     let hit = select(${type}(0.0), ${type}(1.0), ${columns[width - 1]} == ${bits}(u32(label)));
     result = select((weight - hit) * scale, ${type}(bitcast<f32>(params.nan_bits)), is_nan(log_sum));
   }
