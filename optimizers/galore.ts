@@ -35,7 +35,8 @@ export interface GaloreOptions {
   /**
    * `together` (default): every parameter in steps 1, 1 + gap, 1 + 2 gap, ..., as the released code. `staggered`: all in
    * step 1, and then parameter i of the L under this rule in steps 1 + phase, 1 + phase + gap, ... with phase =
-   * floor(i gap / L), so that no step after the first bears more than its share.
+   * floor(i gap / L), so that no step after the first bears more than its share; the first of them is left out where
+   * it comes within half a gap, so that first intervals last half a gap to one and a half.
    */
   readonly refresh?: RefreshMode;
   /** Default `subspaceBasis()`. */
@@ -98,8 +99,10 @@ export function galore(inner: GradientRule, options: GaloreOptions): GradientRul
   if (!(updateProjGap >= 1)) {
     throw new RangeError(`Cannot renew a basis every ${updateProjGap} steps: expected at least 1`);
   }
-  const isDue = (state: GaloreState, step: number) =>
-    state.renewedAt === 0 || (step - 1 - state.phase) % updateProjGap === 0 && state.renewedAt !== step;
+  const isDue = ({ renewedAt, phase }: GaloreState, step: number) =>
+    renewedAt === 0 || (step - 1 - phase) % updateProjGap === 0 && renewedAt !== step &&
+      // not again soon after step 1: intervals are a gap long on average, as they are together
+      2 * (step - renewedAt) >= updateProjGap;
   // scaled in the subspace, where it is cheap
   const updateScaled = (projected: Tensor, state: GaloreState, context: GradientContext, factor: number) => {
     const [direction, innerState] = inner.update(projected, state.inner, context);
