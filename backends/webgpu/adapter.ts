@@ -78,7 +78,7 @@ export async function openDevice(): Promise<OpenedDevice> {
   const { adapter, name, isSoftware } = found;
   const requiredLimits: Record<string, number> = {};
   for (const limit of WANTED_LIMITS) requiredLimits[limit] = adapter.limits[limit];
-  const features = ["timestamp-query"].filter((feature) => adapter.features.has(feature));
+  const features = (["timestamp-query"] as GPUFeatureName[]).filter((feature) => adapter.features.has(feature));
   const device = await requestDevice(adapter, name, [...features, "subgroups"], requiredLimits) ??
     await requestDevice(await fresh(adapter), name, features, requiredLimits);
   if (!device) throw new UnsupportedError(`Cannot start the webgpu backend: ${name} gives no device`);
