@@ -1,9 +1,10 @@
-/** Whole training steps of a LLaMA with GaLore on a GPU, without a read inside; tokens as in `train_steps.ts`. */
+/** Whole training steps of a LLaMA with GaLore on a GPU, without a read inside. */
 import { Profile } from "../../backends/webgpu/profile.ts";
 import type { WebgpuBackend } from "../../backends/webgpu/mod.ts";
 import { backward, fromArray, own, scope, type Tensor } from "../../core/mod.ts";
 import { initLlama, LLAMA_PROJECTED, llamaConfig, llamaLoss } from "../../models/mod.ts";
-import { adamWPreset, galoreAdamW, Optimizer } from "../../optimizers/mod.ts";
+import { adamWPreset, galoreAdamW, Optimizer, polarBasis } from "../../optimizers/mod.ts";
+import { makeTokens } from "./tokens.ts";
 
 /** What to train. */
 export interface TrainingChoice {
@@ -36,25 +37,17 @@ export interface TrainingSpeed extends TrainingChoice {
   readonly shares: readonly (readonly [kernel: string, share: number, dispatches: number, ms: number])[];
 }
 
-/** x -> (1664525 x + 1013904223) mod 2^32; u = x >> 16, t = (u u) >> 16, token 3 + ((t (vocab - 3)) >> 16). */
-export function makeTokens(seed: number, count: number, vocab: number): Int32Array {
-  const out = new Int32Array(count);
-  for (let i = 0, x = seed >>> 0; i < count; i++) {
-    x = (Math.imul(1664525, x) + 1013904223) >>> 0;
-    const u = x >>> 16;
-    const t = Math.floor(u * u / 65536);
-    out[i] = 3 + Math.floor(t * (vocab - 3) / 65536);
-  }
-  return out;
-}
-
 /** Trains two steps, times `steps` more, and takes one more apart. */
 export async function trainingSpeed(backend: WebgpuBackend, choice: TrainingChoice): Promise<TrainingSpeed> {
   const { model, vocab, batch, seq, steps, optimizer: kind, rank } = choice;
   const config = llamaConfig(model, { vocab_size: vocab });
   using params = initLlama(backend, config, 1);
   const rule = kind === "galore"
-    ? galoreAdamW({ learningRate: 1e-3, projected: LLAMA_PROJECTED, galore: { rank, updateProjGap: 200, scale: 0.25 } })
+    ? galoreAdamW({
+      learningRate: 1e-3,
+      projected: LLAMA_PROJECTED,
+      galore: { rank, updateProjGap: 200, scale: 0.25, basis: polarBasis() }, // as the command line has it on a GPU
+    })
     : adamWPreset({ learningRate: 1e-3 });
   using optimizer = new Optimizer(params, rule, { guard: true });
   const tokens = makeTokens(1, batch * seq, vocab);

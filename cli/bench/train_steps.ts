@@ -9,6 +9,7 @@ import { cpuBackend } from "../../backends/cpu/mod.ts";
 import { backward, fromArray, scope } from "../../core/mod.ts";
 import { initLlama, LLAMA_PROJECTED, llamaConfig, llamaLoss } from "../../models/mod.ts";
 import { adamWPreset, galoreAdamW, Optimizer } from "../../optimizers/mod.ts";
+import { makeTokens } from "./tokens.ts";
 
 const { values: flags } = parseArgs({
   options: {
@@ -34,18 +35,6 @@ const [vocab, batch, seq, steps, warmup, rank] = [
 ]
   .map(Number);
 
-/** x -> (1664525 x + 1013904223) mod 2^32; u = x >> 16, t = (u u) >> 16, token 3 + ((t (vocab - 3)) >> 16). */
-function makeTokens(seed: number, count: number): Int32Array {
-  const out = new Int32Array(count);
-  for (let i = 0, x = seed >>> 0; i < count; i++) {
-    x = (Math.imul(1664525, x) + 1013904223) >>> 0;
-    const u = x >>> 16;
-    const t = Math.floor(u * u / 65536);
-    out[i] = 3 + Math.floor(t * (vocab - 3) / 65536);
-  }
-  return out;
-}
-
 using backend = await cpuBackend({ threads: Number(flags.threads), blas: flags.blas as "auto" | "off" | "require" });
 const config = llamaConfig(flags.config, { vocab_size: vocab });
 using params = initLlama(backend, config, 1);
@@ -53,7 +42,7 @@ const rule = flags.optimizer === "galore"
   ? galoreAdamW({ learningRate: 1e-3, projected: LLAMA_PROJECTED, galore: { rank, updateProjGap: 200, scale: 0.25 } })
   : adamWPreset({ learningRate: 1e-3 });
 using optimizer = new Optimizer(params, rule);
-const tokens = makeTokens(1, steps * batch * seq);
+const tokens = makeTokens(1, steps * batch * seq, vocab);
 
 const times: number[] = [];
 const losses: number[] = [];

@@ -14,7 +14,8 @@ import { webgpuBackend } from "../../backends/webgpu/mod.ts";
 import { llamaConfig } from "../../models/mod.ts";
 import { formatTable } from "../log.ts";
 import { Stopwatch } from "./gpu_kernels.ts";
-import { makeTokens, trainingSpeed } from "./gpu_training.ts";
+import { trainingSpeed } from "./gpu_training.ts";
+import { makeTokens } from "./tokens.ts";
 import { type PeerShape, peerStep } from "./jax_js_step.ts";
 
 const PEERS = {

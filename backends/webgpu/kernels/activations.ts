@@ -16,6 +16,7 @@ import { sizeOf } from "../../../core/shape.ts";
 import { flatGrid, type Gpu, GROUP_INDEX } from "../gpu.ts";
 import type { KernelSource } from "../pipelines.ts";
 import { conversions } from "../wgsl.ts";
+import { ERFC } from "./elementwise.ts";
 import { checkWordStart, type MapFunction, runMap } from "./map.ts";
 import { areWide, quadBinding, quadLoad, quadStore } from "./quads.ts";
 
@@ -33,14 +34,10 @@ const SILU = /* wgsl */ `${SIGMOID}
 fn value(x: f32) -> f32 { return x * sigmoids(x).x; }
 fn slope(x: f32) -> f32 { let s = sigmoids(x); return s.x * (1.0 + x * s.y); }`;
 
-/** Phi(x) = erfc(-x / sqrt(2)) / 2; erfc by Numerical Recipes' `erfcc`, whose relative error is below 1.2e-7 everywhere. */
-const GELU = /* wgsl */ `
+/** Phi(x) = erfc(-x / sqrt(2)) / 2. */
+const GELU = /* wgsl */ `${ERFC}
 fn phi(x: f32) -> f32 {
-  let z = abs(x) * 0.7071067811865476;
-  let t = 1.0 / (1.0 + 0.5 * z);
-  let p = -1.26551223 + t * (1.00002368 + t * (0.37409196 + t * (0.09678418 + t * (-0.18628806 + t * (0.27886807
-    + t * (-1.13520398 + t * (1.48851587 + t * (-0.82215223 + t * 0.17087277))))))));
-  let tail = 0.5 * t * exp(p - z * z);
+  let tail = 0.5 * erfc(abs(x) * 0.7071067811865476);
   return select(1.0 - tail, tail, x < 0.0);
 }
 fn value(x: f32) -> f32 { return x * phi(x); }
