@@ -5,6 +5,7 @@
  * kernels and updates. It never sees a Tensor, a gradient tape, a model or an optimizer: shapes are checked, outputs
  * allocated and masks broadcast above it. Kernels only *enqueue*: a value exists on the host after `read`.
  */
+import type { SlotKind } from "./codebook.ts";
 import type { DType } from "./dtype.ts";
 import type { Shape } from "./shape.ts";
 
@@ -244,8 +245,54 @@ export interface ParameterUpdate {
   readonly decayPlacement: "before" | "after";
 }
 
-/** Fused optimizer updates, in place on slots that the driver donates. All contiguous f32, moments too. */
+/**
+ * A tensor in block-wise 8-bit storage. Blocks are runs of `blockSize` elements in row-major order, the last one may be
+ * short. Element i is `codebook(kind)[codes[i]] * absmax[floor(i / blockSize)]`.
+ */
+export interface Blockwise {
+  /** u8, of the tensor's shape, at the start of its buffer. */
+  readonly codes: Operand;
+  /** f32 [blocks]: the largest magnitude of each block. */
+  readonly absmax: Operand;
+}
+
+/** How block-wise codes are made. */
+export interface BlockwiseOptions {
+  readonly blockSize: number;
+  /**
+   * Which code x gets, whose share of its block's absmax is s = x * (1 / absmax), both in f32. First the number of
+   * `codeLimits(kind)` below s, or the code of 0 where absmax is 0. Then, `safe`: a nonnegative x > 0 gets at least code 1,
+   * so that nothing is ever divided by a second moment that was rounded away. `stock` (bitsandbytes): a signed x whose
+   * sign bit differs from its code's value's (+0 has none) gets the next code, up if x > 0, else down.
+   */
+  readonly rounding: "safe" | "stock";
+}
+
+/**
+ * Fused optimizer updates, in place on slots that the driver donates. All contiguous f32, moments too unless said
+ * otherwise.
+ */
 export interface UpdateKernels {
+  /** Writes codes and absmax of x, which is contiguous f32. */
+  quantizeBlockwise?(x: Operand, to: Blockwise, kind: SlotKind, options: BlockwiseOptions): void;
+  /** Writes the values that codes stand for to `out`, contiguous f32. */
+  dequantizeBlockwise?(from: Blockwise, out: Operand, kind: SlotKind, blockSize: number): void;
+  /**
+   * `adam` on moments stored block-wise (mu signed, nu nonnegative): decoded, advanced, used for the update as they are in
+   * f32, and encoded again with the absmax of their new values. Factor, param and out as for `adam`.
+   */
+  adamBlockwise?(
+    operands: {
+      readonly grad: Operand;
+      readonly mu: Blockwise;
+      readonly nu: Blockwise;
+      readonly factor?: Operand;
+      readonly param?: Operand;
+      readonly out?: Operand;
+    },
+    update: AdamUpdate & BlockwiseOptions,
+    parameter?: ParameterUpdate,
+  ): void;
   /**
    * Advances mu and nu in place. With `param`, applies the update to it in place; with `out`, writes u there.
    * `factor` (f32 scalar on the device) multiplies the gradient first: the clip factor. A negative factor leaves param,

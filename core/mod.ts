@@ -5,6 +5,7 @@
  */
 export * from "./autograd.ts";
 export * from "./backend.ts";
+export * from "./codebook.ts";
 export { withoutFused } from "./define.ts";
 export * from "./dtype.ts";
 export * from "./errors.ts";
@@ -18,6 +19,7 @@ export * from "./ops/loss.ts";
 export * from "./ops/matmul.ts";
 export * from "./ops/norm.ts";
 export * from "./ops/reduce.ts";
+export * from "./ops/rounding.ts";
 export * from "./params.ts";
 export { foldIn, type Key, keyOf, normal, uniform } from "./random.ts";
 export { currentScope, own, type Owned, type Scope, scope } from "./scope.ts";

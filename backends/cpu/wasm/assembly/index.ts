@@ -5,21 +5,24 @@
  *
  * Compile-time constant: RELAXED (1: relaxed SIMD may be used, 0: not). From gemm.ts: SCRATCH, SCRATCH_BYTES, gemm.
  */
+import { constantsEnd } from "./codebooks";
+
 export * from "./activations";
 export * from "./attention";
+export { adamBlockwise, dequantizeBlockwise, quantizeBlockwise } from "./blockwise";
 export * from "./copy";
 export * from "./elementwise";
 export { gemmBatch, gemmPackB, gemmTiles } from "./gemm";
 export * from "./gemv";
 export * from "./indexing";
 export * from "./norms";
-export * from "./optimizer";
+export { adam } from "./optimizer";
 export * from "./random";
 export * from "./reduce";
 export * from "./rope";
 export * from "./softmax";
 
-/** Where the constants of the binary end; checked when it is loaded. */
+/** Where the constants of the binary and its tables end; checked when it is loaded. */
 export function heapBase(): usize {
-  return __heap_base;
+  return constantsEnd();
 }

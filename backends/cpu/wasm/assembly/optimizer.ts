@@ -12,6 +12,37 @@ import { loadPart, storePart } from "./lanes";
 
 const CHUNK: i32 = 8192;
 
+/** beta old + rest next */
+@inline
+export function average(old: v128, beta: v128, next: v128, rest: v128): v128 {
+  return f32x4.add(f32x4.mul(old, beta), f32x4.mul(next, rest));
+}
+
+/** The update u of moments m and v. */
+@inline
+export function direction(m: v128, v: v128, k1: v128, k2: v128, eps: v128): v128 {
+  const root = f32x4.add(f32x4.sqrt(f32x4.mul(v, k2)), eps);
+  return f32x4.div(f32x4.mul(m, k1), root);
+}
+
+/** The parameter p after the update u. */
+@inline
+export function decayed(
+  p: v128,
+  u: v128,
+  learningRate: v128,
+  weightDecay: v128,
+  shrink: v128,
+  decaysAfter: i32,
+): v128 {
+  if (decaysAfter) {
+    const moved = f32x4.sub(p, f32x4.mul(u, learningRate));
+    return f32x4.sub(moved, f32x4.mul(moved, shrink));
+  }
+  const step = f32x4.add(u, f32x4.mul(p, weightDecay));
+  return f32x4.sub(p, f32x4.mul(step, learningRate));
+}
+
 /** `factor`, `param` and `out` may be 0: not there. */
 export function adam(
   begin: i32,
@@ -35,27 +66,21 @@ export function adam(
   shrink: f32,
   decaysAfter: i32,
 ): void {
-  const clip = factor ? load<f32>(factor) : f32(1);
+  const clip = f32x4.splat(factor ? load<f32>(factor) : f32(1));
+  const b1 = f32x4.splat(beta1), r1 = f32x4.splat(rest1), b2 = f32x4.splat(beta2), r2 = f32x4.splat(rest2);
+  const gain = f32x4.splat(k1), scale = f32x4.splat(k2), floor = f32x4.splat(eps);
+  const rate = f32x4.splat(learningRate), decay = f32x4.splat(weightDecay), loss = f32x4.splat(shrink);
   for (let i = begin * CHUNK, stop = min(size, end * CHUNK); i < stop; i += 4) {
     const at = usize(i) << 2, left = stop - i;
-    const g = f32x4.mul(loadPart(grad + at, left), f32x4.splat(clip));
-    const m = f32x4.add(f32x4.mul(loadPart(mu + at, left), f32x4.splat(beta1)), f32x4.mul(g, f32x4.splat(rest1)));
-    const squares = f32x4.mul(f32x4.mul(g, g), f32x4.splat(rest2));
-    const v = f32x4.add(f32x4.mul(loadPart(nu + at, left), f32x4.splat(beta2)), squares);
+    const g = f32x4.mul(loadPart(grad + at, left), clip);
+    const m = average(loadPart(mu + at, left), b1, g, r1);
+    const v = average(loadPart(nu + at, left), b2, f32x4.mul(g, g), r2);
     storePart(mu + at, m, left);
     storePart(nu + at, v, left);
-    const root = f32x4.add(f32x4.sqrt(f32x4.mul(v, f32x4.splat(k2))), f32x4.splat(eps));
-    const u = f32x4.div(f32x4.mul(m, f32x4.splat(k1)), root);
+    const u = direction(m, v, gain, scale, floor);
     if (out) storePart(out + at, u, left);
     if (!param) continue;
-    let p = loadPart(param + at, left);
-    if (decaysAfter) {
-      p = f32x4.sub(p, f32x4.mul(u, f32x4.splat(learningRate)));
-      p = f32x4.sub(p, f32x4.mul(p, f32x4.splat(shrink)));
-    } else {
-      const step = f32x4.add(u, f32x4.mul(p, f32x4.splat(weightDecay)));
-      p = f32x4.sub(p, f32x4.mul(step, f32x4.splat(learningRate)));
-    }
-    storePart(param + at, p, left);
+    const moved = decayed(loadPart(param + at, left), u, rate, decay, loss, decaysAfter);
+    storePart(param + at, moved, left);
   }
 }
