@@ -46,6 +46,7 @@ export class BufferPool {
   readonly #options: PoolOptions;
   readonly #free = new Map<number, Block[]>();
   readonly #live = new Set<Allocation>();
+  readonly #permanent: Block[] = [];
   #nextId = 1;
   #inUse = 0;
   #peak = 0;
@@ -82,6 +83,14 @@ export class BufferPool {
     this.#peak = Math.max(this.#peak, this.#inUse);
     this.#heldPeak = Math.max(this.#heldPeak, this.#held);
     return allocation;
+  }
+
+  /** Memory that lives as long as the device, for tables of the kernels: reserved, but neither in use nor live. */
+  permanent(bytes: number, label: string): Allocation {
+    this.#options.faults.check();
+    const block = this.#create(sizeClass(bytes), bytes, label);
+    this.#permanent.push(block);
+    return new Allocation(block, bytes, label);
   }
 
   free(handle: BufferHandle): void {
@@ -145,6 +154,7 @@ export class BufferPool {
   clear(): void {
     for (const list of this.#free.values()) for (const { buffer } of list) buffer.destroy();
     for (const { block } of this.#live) block.buffer.destroy();
+    for (const { buffer } of this.#permanent.splice(0)) buffer.destroy();
     this.#free.clear();
     this.#live.clear();
     this.#inUse = this.#held = this.#reserved = 0;

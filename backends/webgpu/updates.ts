@@ -1,6 +1,11 @@
-/** Fused optimizer updates on WebGPU: Adam on f32 leaves. Formula and conventions: `optimizers/adam.ts`. */
+/**
+ * Fused optimizer updates on WebGPU: Adam on f32 leaves, and those of `blockwise.ts`. Formula and conventions:
+ * `optimizers/adam.ts`.
+ */
 import type { Operand, UpdateKernels } from "../../core/backend.ts";
 import { sizeOf } from "../../core/shape.ts";
+import { ADAM_PARAMS, adamParams } from "./adam_params.ts";
+import { webgpuBlockwise } from "./blockwise.ts";
 import { flatGrid, type Gpu, GROUP_INDEX } from "./gpu.ts";
 import type { KernelSource } from "./pipelines.ts";
 
@@ -17,17 +22,13 @@ const GROUP_SIZE = 256;
 /** All fused updates over `gpu`. */
 export function webgpuUpdates(gpu: Gpu): UpdateKernels {
   return {
+    ...webgpuBlockwise(gpu),
     adam({ grad, mu, nu, factor, param, out }, update, parameter) {
       const size = sizeOf(grad.shape);
       if (size === 0) return;
       if (param && !parameter) {
         throw new TypeError("Cannot update in adam(): a param needs its learning rate and decay");
       }
-      const { beta1, beta2, eps, step, epsPlacement } = update;
-      const { learningRate, weightDecay, decayPlacement } = parameter ??
-        { learningRate: 0, weightDecay: 0, decayPlacement: "before" };
-      const [bias1, bias2] = [1 - beta1 ** step, 1 - beta2 ** step];
-      const corrected = epsPlacement === "corrected";
       const moved = [grad, mu, nu, ...(param ? [param] : []), ...(out ? [out] : [])];
       const isVector = size % 4 === 0 && moved.every(({ offset }) => offset % 4 === 0);
       const variant = { hasFactor: !!factor, hasParam: !!param, hasOut: !!out, isVector };
@@ -46,17 +47,7 @@ export function webgpuUpdates(gpu: Gpu): UpdateKernels {
           at_factor: at(factor),
           at_param: at(param),
           at_out: at(out),
-          beta1,
-          gain1: 1 - beta1,
-          beta2,
-          gain2: 1 - beta2,
-          // u = mu * scale1 / (sqrt(nu) * scale2 + eps)
-          scale1: corrected ? 1 / bias1 : Math.sqrt(bias2) / bias1,
-          scale2: corrected ? 1 / Math.sqrt(bias2) : 1,
-          eps,
-          rate: learningRate,
-          before: decayPlacement === "before" ? learningRate * weightDecay : 0,
-          after: decayPlacement === "after" ? 1 - learningRate * weightDecay : 1,
+          ...adamParams(update, parameter),
         },
         grid: flatGrid(Math.ceil(size / (isVector ? 4 : 1) / GROUP_SIZE)),
         bytes: 4 * size * (5 + (param ? 2 : 0) + (out ? 1 : 0)),
@@ -93,16 +84,7 @@ function adamSource({ hasFactor, hasParam, hasOut, isVector }: Variant): KernelS
       at_factor: "u32",
       at_param: "u32",
       at_out: "u32",
-      beta1: "f32",
-      gain1: "f32",
-      beta2: "f32",
-      gain2: "f32",
-      scale1: "f32",
-      scale2: "f32",
-      eps: "f32",
-      rate: "f32",
-      before: "f32",
-      after: "f32",
+      ...ADAM_PARAMS,
     },
     code: /* wgsl */ `
 @compute @workgroup_size(${GROUP_SIZE})
