@@ -6,12 +6,13 @@
  * card holds at two workgroups a core. Where tiles of the output do not reach that and k is long (GaLore's projections,
  * gradients of small weights), slices of k run side by side, at the price of partial sums in memory.
  *
- * No GPU was at hand. In software (2026-11-26, llvmpipe with LLVM 15, f32 at 512; nn, nt, tn), GFLOP/s projected to two
- * idle cores from the process's CPU time, because the machine was busy; one run, and others differ by up to half:
- * `shared 64x64x16 256` 6.7, 7.7, 7.7; `turned 128x128x16 256` 7.7, 7.7, 8.3; `shared 128x128x8 256` 12.6, 12.8, 11.2;
- * `register 32x32x4 64` 8.1, 10.1, 7.5; `register 64x64x4 64` 11.9, 15.3, 10.7. The order for GPUs is by reasoning:
- * `turned` should need the fewest registers for its 64 sums, so that two workgroups share a core. An autotune
- * measures.
+ * Speeds of GPUs come from an H100 (2026-11-26, f32 at 4096, `deno task bench:gpu`; nn, nt, tn in TFLOP/s): `turned
+ * 64x64x16 64` 41.8, 38.1, 44.3; `turned 128x64x16 128` 35.9, 34.2, 43.8; `shared 128x128x8 256` 38.4, 30.6, 46.0; `turned
+ * 128x128x16 256` 28.6, 28.8, 47.0; `turned 32x32x16 64` 23.4, 20.2, 30.1; `register` ones below. The speed of a design is
+ * its geometric mean; an autotune measures. In software (llvmpipe with LLVM 15, f32 at 512; nn, nt, tn), GFLOP/s projected to two
+ * idle cores from the process's CPU time, one run, and others differ by up to half: `shared 64x64x16 256` 6.7, 7.7, 7.7;
+ * `turned 128x128x16 256` 7.7, 7.7, 8.3; `shared 128x128x8 256` 12.6, 12.8, 11.2; `register 32x32x4 64` 8.1, 10.1, 7.5;
+ * `register 64x64x4 64` 11.9, 15.3, 10.7.
  */
 import { perWord } from "../wgsl.ts";
 import { layoutOf, type Problem } from "./matmul_problem.ts";
@@ -25,10 +26,10 @@ interface Design {
 
 /** All designs: the standard ones, then those that only an autotune chooses. */
 const DESIGNS: readonly Design[] = [
-  { tile: tileOf("turned", [16, 8], [16, 8], 16), speed: 1 },
-  { tile: tileOf("turned", [16, 8], [8, 8], 16), speed: 0.9 },
-  { tile: tileOf("turned", [8, 8], [8, 8], 16), speed: 0.8 },
-  { tile: tileOf("turned", [8, 4], [8, 4], 16), speed: 0.45 },
+  { tile: tileOf("turned", [16, 8], [16, 8], 16), speed: 0.82 },
+  { tile: tileOf("turned", [16, 8], [8, 8], 16), speed: 0.91 },
+  { tile: tileOf("turned", [8, 8], [8, 8], 16), speed: 1 },
+  { tile: tileOf("turned", [8, 4], [8, 4], 16), speed: 0.58 },
   { tile: tileOf("turned", [16, 8], [16, 8], 8), speed: 0 },
   { tile: tileOf("shared", [16, 8], [16, 8], 8), speed: 0 },
   { tile: tileOf("shared", [16, 4], [16, 4], 16), speed: 0 },
