@@ -1,8 +1,8 @@
 /**
  * Params: a model's weights, a flat map under Hugging Face's own names, with views by prefix.
  *
- * A model is a function over a view: `params.at("model.layers.0")` then `get("self_attn.q_proj.weight")`. Adapters
- * decorate the view's `linear`. It refuses to know layers, classes or files.
+ * A model is a function over a view: `params.at("model.layers.0")` then `get("self_attn.q_proj.weight")`. Factorisations
+ * and adapters decorate the view's `linear` (`decorated`). It refuses to know layers, classes or files.
  */
 import type { Backend } from "./backend.ts";
 import { asLeaf } from "./autograd.ts";
@@ -22,6 +22,15 @@ export interface ParamsView {
   at(prefix: string | number): ParamsView;
   /** x @ weight^T (+ bias, if there is one) with the weights `name.weight`, `name.bias`. */
   linear(name: string, x: Tensor): Tensor;
+}
+
+/** What stands in place of a view's linear maps. */
+export interface Decoration {
+  /**
+   * The map called `name`, in full from the decorated view on, of `x`. `plain` is the view underneath: its
+   * `linear(name, x)` is the map without this decoration.
+   */
+  linear(name: string, x: Tensor, plain: ParamsView): Tensor;
 }
 
 /** A model's weights by name. Owns them: dispose it, or `using`. */
@@ -56,6 +65,11 @@ export class Params implements ParamsView, Disposable {
 
   linear(name: string, x: Tensor): Tensor {
     return applyLinear(this, name, x);
+  }
+
+  /** A view of these weights whose linear maps are what `decoration` makes of them. */
+  decorated(decoration: Decoration): ParamsView {
+    return decorated(this, decoration);
   }
 
   /** Names in order of insertion. */
@@ -122,6 +136,30 @@ class PrefixView implements ParamsView {
   }
   linear(name: string, x: Tensor): Tensor {
     return this.root.linear(this.prefix + name, x);
+  }
+}
+
+/** A view like `plain` whose linear maps are the decoration's, under every prefix. Decorations stack. */
+export function decorated(plain: ParamsView, decoration: Decoration): ParamsView {
+  return new DecoratedView(plain, decoration);
+}
+
+class DecoratedView implements ParamsView {
+  constructor(readonly plain: ParamsView, readonly decoration: Decoration) {}
+  get backend(): Backend {
+    return this.plain.backend;
+  }
+  get(name: string): Tensor {
+    return this.plain.get(name);
+  }
+  has(name: string): boolean {
+    return this.plain.has(name);
+  }
+  at(prefix: string | number): ParamsView {
+    return new PrefixView(this, `${prefix}.`);
+  }
+  linear(name: string, x: Tensor): Tensor {
+    return this.decoration.linear(name, x, this.plain);
   }
 }
 

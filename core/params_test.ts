@@ -6,7 +6,7 @@ import type { Backend } from "./backend.ts";
 import { add } from "./ops/elementwise.ts";
 import { linear } from "./ops/matmul.ts";
 import { sum } from "./ops/reduce.ts";
-import { Params } from "./params.ts";
+import { decorated, Params } from "./params.ts";
 import { scope } from "./scope.ts";
 import { fromArray, type Tensor } from "./tensor.ts";
 
@@ -92,6 +92,29 @@ Deno.test("freeze() stops gradients to the named weights", () => {
   backward(sum(linear(hidden, params.get("model.1.down.weight"))), (name) => finished.push(name));
   assert.deepEqual(finished, ["model.1.down.weight"]);
   assert.throws(() => params.freeze(["model.2"]), TypeError);
+});
+
+Deno.test("decorated() stands in for linear maps by their full names, under every prefix, and stacks", () => {
+  using backend = loopsBackend();
+  using params = twoLayers(backend);
+  using _ = scope("test");
+  const asked: string[] = [];
+  const shifted = params.decorated({
+    linear(name, x, plain) {
+      asked.push(name);
+      return name.endsWith("up") ? add(plain.linear(name, x), 1) : plain.linear(name, x);
+    },
+  });
+  const twice = decorated(shifted, { linear: (name, x, plain) => add(plain.linear(name, x), plain.linear(name, x)) });
+  const x = fromArray(backend, [1, -1], [1, 2]);
+  assert.deepEqual([...shifted.at("model").at(0).linear("up", x).readSync()], [1, 0, -1]);
+  assert.deepEqual([...shifted.linear("model.1.down", fromArray(backend, [1, 2, 3], [1, 3])).readSync()], [4]);
+  assert.deepEqual([...twice.at("model.0").linear("up", x).readSync()], [2, 0, -2]);
+  assert.deepEqual(asked, ["model.0.up", "model.1.down", "model.0.up", "model.0.up"]);
+  assert.deepEqual([...params.at("model.0").linear("up", x).readSync()], [0, -1, -2]);
+  assert.ok(
+    twice.at("model.0").has("up.bias") && twice.get("model.1.down.weight") === params.get("model.1.down.weight"),
+  );
 });
 
 Deno.test("dispose() frees every weight, once", () => {

@@ -14,14 +14,8 @@ import {
   checkpoint,
   crossEntropy,
   embedding,
-  foldIn,
-  fromArray,
-  isHalf,
-  keyOf,
   linear,
-  normal,
-  own,
-  Params,
+  type Params,
   type ParamsView,
   reshape,
   rmsNorm,
@@ -31,12 +25,9 @@ import {
   swiglu,
   type Tensor,
 } from "../core/mod.ts";
+import { drawWeights } from "./draw.ts";
 import type { KeyValueCache } from "./key_value_cache.ts";
 import { type LlamaConfig, llamaWeights } from "./llama_config.ts";
-import { fromFloat32 } from "./safetensors_convert.ts";
-
-/** What the 16-bit types are called in files. */
-const HALVES = { bf16: "BF16", f16: "F16" } as const;
 
 /**
  * New weights: matrices N(0, initializer_range), norms 1, biases 0. Each is a function of the seed and its name, drawn in
@@ -48,18 +39,7 @@ export function initLlama(
   seed: number,
   dtype: "f32" | "bf16" | "f16" = "f32",
 ): Params {
-  const params = new Params(backend);
-  for (const [name, { shape }] of llamaWeights(config)) {
-    const size = shape.reduce((product, extent) => product * extent, 1);
-    const values = name.endsWith(".bias")
-      ? new Float32Array(size)
-      : shape.length === 1
-      ? new Float32Array(size).fill(1)
-      : normal(foldIn(keyOf(seed), name), size, 0, config.initializer_range);
-    const stored = isHalf(dtype) ? new Uint16Array(fromFloat32(values, HALVES[dtype]).buffer) : values;
-    params.set(name, own(fromArray(backend, stored, shape, dtype)));
-  }
-  return params;
+  return drawWeights(backend, llamaWeights(config), { seed, dtype, std: config.initializer_range });
 }
 
 /** Rotation per position of each pair of a head, [K/2]: theta^(-2i/K), stretched as `rope_scaling` says. */

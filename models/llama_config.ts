@@ -267,11 +267,19 @@ export function llamaWeights(config: LlamaConfig): Map<string, WeightSpec> {
 /** The matrices that GaLore projects: the linear maps of attention and MLP. */
 export const LLAMA_PROJECTED: RegExp = /\.(self_attn|mlp)\.\w+_proj\.weight$/;
 
-/** Floating-point operations of one training token: 6 per weight that multiplies, and attention's two products. */
-export function llamaFlopsPerToken(config: LlamaConfig, seq: number): number {
+/**
+ * Floating-point operations of one training token: 6 per weight that multiplies, and attention's two products.
+ *
+ * @param weights those of the model as it is trained, factors instead of matrices included
+ */
+export function llamaFlopsPerToken(
+  config: LlamaConfig,
+  seq: number,
+  weights: ReadonlyMap<string, Pick<WeightSpec, "shape">> = llamaWeights(config),
+): number {
   let multiplied = config.vocab_size * config.hidden_size;
-  for (const [name, { shape }] of llamaWeights(config)) {
-    if (LLAMA_PROJECTED.test(name)) multiplied += shape[0] * shape[1];
+  for (const [name, { shape }] of weights) {
+    if (/\.(self_attn|mlp)\./.test(name) && shape.length === 2) multiplied += shape[0] * shape[1];
   }
   const attention = 2 * seq * config.num_attention_heads * config.head_dim * config.num_hidden_layers;
   return 6 * (multiplied + attention);

@@ -6,5 +6,6 @@
 export * from "./key_value_cache.ts";
 export * from "./llama.ts";
 export * from "./llama_config.ts";
+export * from "./low_rank.ts";
 export * from "./checkpoint_folder.ts";
 export * from "./safetensors.ts";
