@@ -2,7 +2,7 @@
 import type { Operand } from "../../core/backend.ts";
 import { bytesPerElement } from "../../core/dtype.ts";
 import { describe, isContiguous, sizeOf } from "../../core/shape.ts";
-import type { DryStorage } from "./storage.ts";
+import type { Ledger } from "./storage.ts";
 
 /** Throws a TypeError that names the op, the rule and the operands, unless `holds`. */
 export function demand(holds: boolean, op: string, rule: string, ...operands: readonly Operand[]): void {
@@ -28,7 +28,7 @@ function reach(x: Operand): [number, number] {
 }
 
 /** Every operand has one stride an axis and lies in a live buffer, and none of the inputs shares bytes with `out`. */
-export function checkOperands(storage: DryStorage, op: string, inputs: readonly Operand[], out: Operand): void {
+export function checkOperands(storage: Ledger, op: string, inputs: readonly Operand[], out: Operand): void {
   for (const x of [...inputs, out]) {
     const whole = [...x.shape, x.offset].every((value) => Number.isInteger(value) && value >= 0);
     demand(whole && x.strides.length === x.shape.length, op, "every axis must have a size and a stride", x);

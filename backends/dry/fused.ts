@@ -57,5 +57,5 @@ function entry({ inputs, out = false, overwrites, residuals }: Kept): FusedKerne
 
 /** The fused optimizer updates: they work in place, so that a plan counts no temporaries. */
 export function dryUpdates(): UpdateKernels {
-  return { adam: () => {} };
+  return { adam: () => {}, adamBlockwise: () => {}, quantizeBlockwise: () => {}, dequantizeBlockwise: () => {} };
 }

@@ -11,10 +11,10 @@ import type {
 import { type DType, isFloat, isHalf } from "../../core/dtype.ts";
 import { sameShape, sizeOf } from "../../core/shape.ts";
 import { checkContiguous, checkOperands, demand } from "./check.ts";
-import type { DryStorage } from "./storage.ts";
+import type { Ledger } from "./storage.ts";
 
 /** All kernels over storage that is not there. @throws TypeError where an operand breaks the contract */
-export function dryKernels(storage: DryStorage): Kernels {
+export function dryKernels(storage: Ledger): Kernels {
   const check = (op: string, inputs: readonly Operand[], out: Operand) => checkOperands(storage, op, inputs, out);
   return {
     unary: (op, x, out) => (check("unary", [x], out), unary(op, x, out)),

@@ -2,6 +2,16 @@
 import type { BufferHandle, MemoryReport, Storage } from "../../core/backend.ts";
 import { OutOfMemoryError } from "../../core/errors.ts";
 
+/** What kernels' checks and plans ask of storage that only counts. */
+export interface Ledger {
+  /** @throws RangeError when bytes lie outside the buffer @throws Error when it was freed */
+  checkRange(buffer: BufferHandle, byteOffset: number, bytes: number, verb: string): void;
+  /** The largest buffer that was ever asked for: what a device must be able to hold in one piece. */
+  largest(): { readonly label: string; readonly bytes: number };
+  /** Most bytes that buffers took at once in blocks of the backend's allocator, since `resetPeak`. */
+  peakHeld(): number;
+}
+
 /** A buffer that could have been. */
 class DryBuffer {
   freed = false;
@@ -9,15 +19,20 @@ class DryBuffer {
 }
 
 /** Allocations as figures. Reads give zeros, writes are checked and forgotten. */
-export class DryStorage implements Storage {
+export class DryStorage implements Storage, Ledger {
   readonly name = "dry";
   #inUse = 0;
   #peak = 0;
+  #held = 0;
+  #peakHeld = 0;
   #largest = { label: "", bytes: 0 };
   readonly #live = new Set<DryBuffer>();
 
-  /** @param limit the most bytes that may be in use */
-  constructor(readonly limit: number) {}
+  /**
+   * @param limit the most bytes that may be in use
+   * @param blockBytes what the allocator takes for a buffer
+   */
+  constructor(readonly limit: number, readonly blockBytes: (bytes: number) => number = (bytes) => bytes) {}
 
   alloc(bytes: number, label = "a tensor"): BufferHandle {
     if (!(bytes >= 0)) throw new RangeError(`Cannot allocate ${bytes} bytes for ${label}`);
@@ -25,6 +40,8 @@ export class DryStorage implements Storage {
     if (this.#inUse + size > this.limit) throw new OutOfMemoryError(size, this.#inUse, this.limit, label);
     this.#inUse += size;
     this.#peak = Math.max(this.#peak, this.#inUse);
+    this.#held += this.blockBytes(size);
+    this.#peakHeld = Math.max(this.#peakHeld, this.#held);
     if (size > this.#largest.bytes) this.#largest = { label, bytes: size };
     const buffer = new DryBuffer(size, label);
     this.#live.add(buffer);
@@ -35,6 +52,7 @@ export class DryStorage implements Storage {
     const own = this.#own(buffer, "free");
     own.freed = true;
     this.#inUse -= own.bytes;
+    this.#held -= this.blockBytes(own.bytes);
     this.#live.delete(own);
   }
 
@@ -42,17 +60,11 @@ export class DryStorage implements Storage {
     this.checkRange(buffer, byteOffset, data.byteLength, "write");
   }
 
-  read(buffer: BufferHandle, byteOffset: number, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
-    return Promise.resolve(this.zeros(buffer, byteOffset, bytes));
+  /** Bytes of a live buffer. */
+  bytesOf(buffer: BufferHandle): number {
+    return this.#own(buffer, "use").bytes;
   }
 
-  /** What a read gives. */
-  zeros(buffer: BufferHandle, byteOffset: number, bytes: number): Uint8Array<ArrayBuffer> {
-    this.checkRange(buffer, byteOffset, bytes, "read");
-    return new Uint8Array(bytes);
-  }
-
-  /** @throws RangeError when bytes lie outside the buffer @throws Error when it was freed */
   checkRange(buffer: BufferHandle, byteOffset: number, bytes: number, verb: string): void {
     const own = this.#own(buffer, verb);
     if (byteOffset >= 0 && byteOffset + bytes <= own.bytes) return;
@@ -61,17 +73,30 @@ export class DryStorage implements Storage {
     );
   }
 
-  memory(): MemoryReport {
-    return { inUse: this.#inUse, reserved: this.#inUse, peak: this.#peak, live: this.#live.size, limit: this.limit };
+  read(buffer: BufferHandle, byteOffset: number, bytes: number): Promise<Uint8Array<ArrayBuffer>> {
+    return Promise.resolve(this.readSync(buffer, byteOffset, bytes));
   }
 
-  /** The largest buffer that was ever asked for: what a device must be able to hold in one piece. */
+  readSync(buffer: BufferHandle, byteOffset: number, bytes: number): Uint8Array<ArrayBuffer> {
+    this.checkRange(buffer, byteOffset, bytes, "read");
+    return new Uint8Array(bytes);
+  }
+
+  memory(): MemoryReport {
+    return { inUse: this.#inUse, reserved: this.#held, peak: this.#peak, live: this.#live.size, limit: this.limit };
+  }
+
   largest(): { readonly label: string; readonly bytes: number } {
     return this.#largest;
   }
 
+  peakHeld(): number {
+    return this.#peakHeld;
+  }
+
   resetPeak(): void {
     this.#peak = this.#inUse;
+    this.#peakHeld = this.#held;
   }
 
   /** Frees everything. */

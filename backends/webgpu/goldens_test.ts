@@ -2,9 +2,12 @@
 import { goldenOps } from "../../core/testing/golden_ops.ts";
 import { overwritesSaved } from "../../core/testing/overwrites.ts";
 import { llamaGoldens } from "../../models/testing/llama_goldens.ts";
+import { eightBitGoldens } from "../../optimizers/testing/eight_bit_goldens.ts";
 import { optimizerGoldens } from "../../optimizers/testing/goldens.ts";
+import { guardedBases } from "../../optimizers/testing/guarded_bases.ts";
 import { optimizerLaws } from "../../optimizers/testing/laws.ts";
 import { RULES } from "../../optimizers/testing/rules.ts";
+import { STORED_RULES, SUBSPACE_RULES } from "../../optimizers/testing/stored_rules.ts";
 import { webgpuBackend } from "./mod.ts";
 import { noWebgpu as ignore } from "./testing.ts";
 
@@ -14,7 +17,14 @@ goldenOps("webgpu", make, { ignore });
 overwritesSaved("webgpu", make, { ignore });
 llamaGoldens("webgpu", make, { logits: 1e-4, loss: 1e-5, gradient: 1e-4, ignore });
 llamaGoldens("webgpu", make, { dtype: "bf16", logits: 2e-2, loss: 2e-3, gradient: 5e-2, ignore });
-optimizerGoldens("webgpu", make, { ignore, loss: 1e-4, bases: ["gramBasis()", "subspaceBasis()"] });
+const runs = /adamw|galore_adafactor_std_gap5|adafactor_default_beta1_wd/;
+optimizerGoldens("webgpu", make, { ignore, runs, loss: 1e-4, bases: ["gramBasis()", "subspaceBasis()"] });
+eightBitGoldens("webgpu", make, { ignore, blockSizes: [256], isWhole: false });
+guardedBases("webgpu", make, { ignore, projectors: ["int4"] });
 // schedules are the host's affair, and every projection has the same kernels
-const rules = RULES.filter(({ name }) => !/under |reverse_std|left| right|nesterov|decay before/.test(name));
+const others = /under |reverse_std|left| right|nesterov|decay before|(factor|momentum|Muon)\) full|scaled rms/;
+// of stored states and other subspaces the most different: fused 8 bits, packed 4 bits, drawn bases, random rounding
+const share = /with decay|int4 projector|^apollo\(scaleByAdam|released residual/;
+const isStored = new Set([...STORED_RULES, ...SUBSPACE_RULES]);
+const rules = RULES.filter((rule) => isStored.has(rule) ? share.test(rule.name) : !others.test(rule.name));
 optimizerLaws("webgpu", make, { dtypes: ["f32"], rules, ignore });
