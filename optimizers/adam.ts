@@ -8,7 +8,7 @@
  */
 import { add, div, empty, mul, sqrt, square, type Tensor, zeros } from "../core/mod.ts";
 import type { AdamUpdate, ParameterUpdate } from "../core/mod.ts";
-import type { GradientContext, GradientRule, Rule, RuleContext, State } from "./rule.ts";
+import type { GradientContext, GradientRule, Rule, State, StepContext } from "./rule.ts";
 import type { Schedule } from "./schedule.ts";
 import { finish, type FinishOptions, scaled } from "./sgd.ts";
 
@@ -82,7 +82,7 @@ function composedAdam(
 }
 
 /** What the rest of an AdamW chain does to the parameter, or undefined when it is another chain. */
-function matchAdamW(rest: readonly Rule[], { step }: RuleContext): ParameterUpdate | undefined {
+export function matchAdamW(rest: readonly Rule[], { step }: StepContext): ParameterUpdate | undefined {
   const names = rest.map((rule) => rule.name).join(" ");
   const decayOf = (index: number) => rest[index].options.decay as number;
   const rate = (index: number) => rest[index].learningRate!(step);

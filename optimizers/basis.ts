@@ -3,14 +3,16 @@
  *
  * A basis is stored with its vectors as rows, [rank, d], whichever side it projects. Only the smaller side's vectors
  * are needed, so no strategy makes a full SVD of a large matrix except the oracle. Signs are canonical: the entry of
- * largest magnitude in each vector is positive, so that equal gradients give equal bases (but for `polarBasis`, which
- * keeps near the basis in use instead).
+ * largest magnitude in each vector is positive, so that equal gradients give equal bases. Only a strategy that starts
+ * from the basis in use keeps near that instead.
  */
 import {
   abs,
+  type Backend,
   cast,
   describe,
   div,
+  type DType,
   type Key,
   matmul,
   max,
@@ -20,7 +22,8 @@ import {
   symmetricEigen,
   type Tensor,
 } from "../core/mod.ts";
-import { consume, detached, NOT_FINITE, readContiguous, upload } from "./orthonormal.ts";
+import type { Reading } from "./reading.ts";
+import { consumed, detached, NOT_FINITE, upload } from "./orthonormal.ts";
 
 /** Which side of G the basis acts on: `left` gives P G (P [rank, m]), `right` gives G P^T (P [rank, n]). */
 export type Side = "left" | "right";
@@ -35,12 +38,37 @@ export interface BasisRequest {
   readonly key: Key;
 }
 
-/** A way to find a basis. Runs outside every scope; the result belongs to the caller. */
+/** What a basis is drawn for. */
+export interface GenerateRequest {
+  readonly side: Side;
+  readonly rank: number;
+  /** Length of its vectors: d. */
+  readonly size: number;
+  readonly key: Key;
+  readonly dtype: "f32" | "f64";
+}
+
+/** A way to find a basis. */
 export interface BasisStrategy {
   readonly name: string;
   readonly options: Readonly<Record<string, unknown>>;
-  /** @throws RangeError for a rank above the smaller side, or, if it reads numbers, a gradient that is not finite */
-  readonly compute: (gradient: Tensor, request: BasisRequest) => Promise<Tensor>;
+  /**
+   * True when `compute` yields no tensor to read on a device whose numbers must be waited for: it can then run in the
+   * middle of backward. (On a CPU every strategy can.)
+   */
+  readonly deviceOnly?: boolean;
+  /**
+   * Finds a basis, [rank, d], which belongs to the caller. What must be read is yielded. Called outside every scope or in
+   * one: temporaries are freed in either case.
+   *
+   * @throws RangeError for a rank above the smaller side, or, if it reads numbers, a gradient that is not finite
+   */
+  readonly compute: (gradient: Tensor, request: BasisRequest) => Reading<Tensor>;
+  /**
+   * Where the basis does not depend on the gradient: makes it at once, [rank, size], by device work alone, the same
+   * bits for the same key. It belongs to the caller, who need not store it. `compute` gives the same.
+   */
+  readonly generate?: (backend: Backend, request: GenerateRequest) => Tensor;
 }
 
 /** Full f64 singular value decomposition on the host. The oracle; slow beyond a few hundred. */
@@ -48,10 +76,10 @@ export function exactBasis(): BasisStrategy {
   return {
     name: "exact",
     options: {},
-    compute: async (gradient, { side, rank }) => {
+    *compute(gradient, { side, rank }) {
       checkRank(gradient, rank);
       const [rows, columns] = gradient.shape;
-      const { left, right } = svd(checkFinite(await readContiguous(gradient)), rows, columns);
+      const { left, right } = svd(checkFinite(yield* consumed(widened(gradient))), rows, columns);
       const d = side === "left" ? rows : columns;
       return fromRows(gradient, columnsAsRows(side === "left" ? left : right, d, Math.min(rows, columns), rank), d);
     },
@@ -63,19 +91,30 @@ export function gramBasis(): BasisStrategy {
   return {
     name: "gram",
     options: {},
-    compute: async (gradient, { side, rank }) => {
+    *compute(gradient, { side, rank }) {
       checkRank(gradient, rank);
       const gram = detached("gram", () => gramMatrix(normalised(gradient), side));
       const d = gram.shape[0];
-      const { vectors } = symmetricEigen(checkFinite(await consume(gram)), d);
+      const { vectors } = symmetricEigen(checkFinite(yield* consumed(gram)), d);
       return fromRows(gradient, columnsAsRows(vectors, d, d, rank), d);
     },
   };
 }
 
+/** The precision that a basis is computed in: f64 beside f64, else f32. */
+export function computedIn(dtype: DType): "f32" | "f64" {
+  return dtype === "f64" ? "f64" : "f32";
+}
+
+/** The gradient in that precision, owned by the caller. */
+export function widened(gradient: Tensor): Tensor {
+  const dtype = computedIn(gradient.dtype);
+  return gradient.dtype === dtype ? gradient.retained() : detached("basis gradient", () => cast(gradient, dtype));
+}
+
 /** The gradient over its largest magnitude: fourth powers of singular values must fit in f32. */
 export function normalised(gradient: Tensor): Tensor {
-  const values = cast(gradient, gradient.dtype === "f64" ? "f64" : "f32");
+  const values = cast(gradient, computedIn(gradient.dtype));
   return div(values, maximum(max(abs(values)), 1e-37));
 }
 

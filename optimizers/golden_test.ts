@@ -1,4 +1,7 @@
-/** AdamW and GaLore AdamW against PyTorch and the released code, composed on the loops and fused on the CPU backend. */
+/**
+ * AdamW, Adafactor and GaLore over both against PyTorch and the released code, composed on the loops and fused on the
+ * CPU backend.
+ */
 import { loopsBackend } from "../backends/cpu/loops/mod.ts";
 import { cpuBackend } from "../backends/cpu/mod.ts";
 import { optimizerGoldens } from "./testing/goldens.ts";

@@ -18,6 +18,7 @@ import {
   scope,
   Tensor,
   where,
+  zeros,
 } from "../core/mod.ts";
 import type { State } from "./rule.ts";
 
@@ -74,18 +75,25 @@ export class Gate implements Disposable {
     return inner.keep(out);
   }
 
-  /** The next state where the latch is open, else the one before. Tensors that are in both stay as they are. */
+  /**
+   * The next state where the latch is open, else the one before. Tensors that are in both stay as they are. One that was
+   * not there before (a first basis) is zeros behind a shut latch, which move nothing until there is a better.
+   */
   selectState(next: State, before: State): State {
     const out: State = {};
     for (const [key, value] of Object.entries(next)) {
       const old = before[key];
       if (value instanceof Tensor) {
-        out[key] = old instanceof Tensor && old !== value ? this.select(value, old) : value;
+        out[key] = old === value ? value : this.select(value, old instanceof Tensor ? old : this.#nothing(value));
       } else if (value !== null && typeof value === "object") {
         out[key] = this.selectState(value, old as State);
       } else out[key] = value;
     }
     return out;
+  }
+
+  #nothing({ backend, shape, dtype }: Tensor): Tensor {
+    return zeros(backend, shape, dtype);
   }
 
   #maskOf(size: number): Tensor {

@@ -10,8 +10,10 @@ export interface Leaf {
   state: State;
   /** f32 (f64 for f64), whatever the parameter is stored in. */
   staged?: Tensor;
-  /** Sum of squares of the whole gradient, which `staged` may no longer be. */
+  /** Sum of squares of the whole gradient, which `staged` may no longer be; or of `staged`, once that is gone. */
   square?: Tensor;
+  /** The update of this step is done; `square` is still wanted. */
+  settled: boolean;
   /** The parameter in f32, where rounding keeps one. */
   master?: Tensor;
   /** Micro-batches in `staged`. */
@@ -22,7 +24,7 @@ export interface Leaf {
 export function dropStaged(leaf: Leaf): void {
   leaf.staged?.dispose();
   leaf.square?.dispose();
-  Object.assign(leaf, { staged: undefined, square: undefined, count: 0 });
+  Object.assign(leaf, { staged: undefined, square: undefined, count: 0, settled: false });
 }
 
 /** One parameter's part of a snapshot. */

@@ -7,6 +7,7 @@
  * staged. State belongs to the optimizer, not to a scope; the step is counted once a commit.
  */
 import {
+  abs,
   add,
   cast,
   contiguous,
@@ -15,6 +16,7 @@ import {
   foldIn,
   isHalf,
   keyOf,
+  less,
   minimum,
   mul,
   noGrad,
@@ -28,9 +30,9 @@ import {
   sumOfSquares,
   type Tensor,
 } from "../core/mod.ts";
-import { type Gate, Guard } from "./guard.ts";
+import { Gate, Guard } from "./guard.ts";
 import { dropStaged, type Leaf, type LeafSnapshot, type OptimizerSnapshot } from "./leaf.ts";
-import { type Accumulated, resolveRoutes, type Routing, type Rule, type RuleContext } from "./rule.ts";
+import { type Accumulated, resolveRoutes, type Routing, type Rule, type RuleContext, type State } from "./rule.ts";
 import { disposeReplaced, disposeState, ownState } from "./state.ts";
 
 export type { LeafSnapshot, OptimizerSnapshot } from "./leaf.ts";
@@ -54,6 +56,19 @@ export interface OptimizerOptions {
   readonly rounding?: Rounding;
   /** Seeds stochastic rounding: a function of seed, name and step. Default 0. */
   readonly seed?: number;
+  /**
+   * Settles each parameter as soon as backward has finished its gradient: its basis is renewed, if due, and, without
+   * clipping, its update is done and the gradient gone (the paper's per-layer updates). The same bits as without. With
+   * clipping, what is held until the norm is known is what the rule needs: of a GaLore matrix the projected gradient. Steps
+   * that are not finite must then be kept out by `guard`, which lets nothing of that kind in, but may have let in other
+   * parameters' updates of the same step. Default false.
+   */
+  readonly perLayer?: boolean;
+  /**
+   * Adds up micro-batches of whole gradients, so that their norm, and clipping by it, is exact. Default false: what is added up
+   * is what the rule needs, of a GaLore matrix the projected gradient, and the norm is that of the projected sums.
+   */
+  readonly clipExact?: boolean;
 }
 
 /** Norms of what is staged: of whole gradients, or of projected ones where micro-batches were added up projected. */
@@ -80,6 +95,8 @@ export class Optimizer implements Disposable {
   readonly #guard: Guard | undefined;
   readonly #rounding: Rounding;
   readonly #seed: number;
+  readonly #perLayer: boolean;
+  readonly #clipExact: boolean;
   /** Packed squares of what is staged, once somebody asked for them. */
   #squares: Tensor | undefined;
   #step = 0;
@@ -89,12 +106,14 @@ export class Optimizer implements Disposable {
    * @throws RangeError when the routing leaves gaps
    */
   constructor(readonly params: Params, rule: Rule | Routing, options: OptimizerOptions = {}) {
-    const { clip, guard = false, rounding = "stochastic", seed = 0 } = options;
+    const { clip, guard = false, rounding = "stochastic", seed = 0, perLayer = false, clipExact = false } = options;
     if (clip !== undefined && !(clip > 0)) throw new RangeError(`Cannot clip to norm ${clip}: expected more than 0`);
     this.#clip = clip;
     this.#guard = guard ? new Guard() : undefined;
     this.#rounding = rounding;
     this.#seed = seed;
+    this.#perLayer = perLayer;
+    this.#clipExact = clipExact;
     const routing = "routes" in rule ? rule : { routes: [[/(?:)/, rule] as const] };
     const resolved = resolveRoutes(params.names(), routing);
     this.#microBatches = commonMicroBatches([...resolved.values()]);
@@ -108,7 +127,8 @@ export class Optimizer implements Disposable {
         const sharing = [...resolved.keys()].filter((other) => resolved.get(other) === leafRule);
         const place = { index: sharing.indexOf(name), count: sharing.length };
         const spec = { name, backend: param.backend, shape: param.shape, dtype, ...place };
-        this.#leaves.set(name, { name, param, rule: leafRule, state: ownState(leafRule.init(spec)), count: 0 });
+        const state = ownState(leafRule.init(spec));
+        this.#leaves.set(name, { name, param, rule: leafRule, state, count: 0, settled: false });
       }
     } catch (error) {
       this.dispose();
@@ -145,20 +165,43 @@ export class Optimizer implements Disposable {
   readonly stage = (name: string, gradient: Tensor): void => {
     const leaf = this.#leaves.get(name);
     if (!leaf) return;
+    if (leaf.settled) throw new RangeError(`Cannot stage "${name}": its update of this step is done; commit() first`);
     using inner = scope(`stage ${name}`);
     this.#forgetSquares();
+    leaf.count++;
+    const isLast = leaf.count === this.#microBatches;
     const whole = isHalf(gradient.dtype) ? cast(gradient, "f32") : gradient;
-    if (this.#microBatches === 1) {
-      leaf.square?.dispose();
-      leaf.square = own(inner.keep(sumOfSquares(whole)));
-    }
-    const kept = leaf.rule.stage?.(whole, leaf.state, this.#step + 1) ?? whole;
+    const prepared = (total: Tensor) => leaf.rule.stage?.(total, leaf.state, { name, step: this.#step + 1 }) ?? total;
     const before = leaf.staged;
-    const total = before ? add(before, kept) : kept;
+    let total: Tensor;
+    if (this.#microBatches === 1 || this.#clipExact) {
+      const sum = before ? add(before, whole) : whole;
+      if (isLast) {
+        leaf.square?.dispose();
+        leaf.square = own(inner.keep(sumOfSquares(sum)));
+      }
+      total = isLast ? prepared(sum) : sum;
+    } else total = before ? add(before, prepared(whole)) : prepared(whole);
     leaf.staged = total === gradient ? total.retained() : own(total);
     before?.dispose();
-    leaf.count++;
+    if (this.#perLayer && isLast) noGrad(() => this.#settle(leaf));
   };
+
+  /** Renews the basis of a leaf with all its gradients, where it need not wait, and updates it unless a norm is to come. */
+  #settle(leaf: Leaf): void {
+    const context = { name: leaf.name, step: this.#step + 1 };
+    if (leaf.rule.refreshDue?.(leaf.state, context.step)) {
+      const renewed = leaf.rule.refreshNow?.(leaf.staged!, leaf.state, context);
+      if (!renewed) return;
+      this.#takeRenewed(leaf, ...renewed);
+    }
+    if (this.#clip !== undefined) return;
+    leaf.square ??= own(sumOfSquares(leaf.staged!));
+    using gate = this.#guard?.next([leaf.square]);
+    this.#update(leaf, this.#factor([leaf], gate), gate, context.step);
+    leaf.staged!.dispose();
+    Object.assign(leaf, { staged: undefined, settled: true });
+  }
 
   /** True when a staged gradient, with all its micro-batches, needs `refresh` before `commit`. */
   get refreshDue(): boolean {
@@ -175,16 +218,24 @@ export class Optimizer implements Disposable {
   async refresh(): Promise<void> {
     this.#forgetSquares();
     for (const leaf of this.#due()) {
-      const staged = leaf.staged!;
-      const [projected, state] = await leaf.rule.refresh!(staged, leaf.state, {
-        name: leaf.name,
-        step: this.#step + 1,
-      });
-      if (projected !== staged) staged.dispose();
-      leaf.staged = projected;
-      disposeReplaced(leaf.state, state);
-      leaf.state = state;
+      const context = { name: leaf.name, step: this.#step + 1 };
+      this.#takeRenewed(leaf, ...await leaf.rule.refresh!(leaf.staged!, leaf.state, context));
     }
+  }
+
+  /** Takes over what a refresh gave. A guarded optimizer keeps the old basis where the gradient was not finite. */
+  #takeRenewed(leaf: Leaf, projected: Tensor, renewed: State): void {
+    let state = renewed;
+    if (this.#guard) {
+      using _ = scope(`renewed state of ${leaf.name}`);
+      using gate = new Gate(less(abs(leaf.square ?? sumOfSquares(leaf.staged!)), Infinity));
+      state = ownState(gate.selectState(renewed, leaf.state));
+      disposeReplaced(renewed, state);
+    }
+    if (projected !== leaf.staged) leaf.staged!.dispose();
+    leaf.staged = projected;
+    disposeReplaced(leaf.state, state);
+    leaf.state = state;
   }
 
   /** Norms of the staged gradients, before clipping. The one readback of a step; call outside every scope. */
@@ -207,7 +258,7 @@ export class Optimizer implements Disposable {
     if (leaves.length === 0) throw new RangeError("Cannot take squares: no gradient is staged; run backward() first");
     const microBatches = this.#microBatches;
     const names = leaves.map(({ name }) => name);
-    const isExact = leaves.every(({ square, rule }) => square || !rule.stage);
+    const isExact = microBatches === 1 || this.#clipExact || leaves.every(({ rule }) => !rule.stage);
     const toNorm = (values: ArrayLike<number>): GradientNorm => {
       const squares = Array.from(values);
       const total = squares.reduce((sum, square) => sum + square, 0);
@@ -218,7 +269,7 @@ export class Optimizer implements Disposable {
   }
 
   #stagedLeaves(): Leaf[] {
-    return [...this.#leaves.values()].filter(({ staged }) => staged);
+    return [...this.#leaves.values()].filter(({ staged, settled }) => staged || settled);
   }
 
   /** [leaves] sums of squares, packed once and kept until something else is staged. */
@@ -254,16 +305,19 @@ export class Optimizer implements Disposable {
     // parameters are leaves of the tape: recorded, every product with one would live until the scope ends
     noGrad(() => {
       using gate = this.#guard?.next([sum(this.#packSquares(leaves)), ...watched]);
-      const factor = this.#factor(leaves, gate);
+      const factor = leaves.some(({ staged }) => staged) ? this.#factor(leaves, gate) : undefined;
       for (const leaf of leaves) {
-        this.#update(leaf, factor, gate);
+        if (leaf.staged) this.#update(leaf, factor, gate, this.#step);
         dropStaged(leaf);
       }
     });
     this.#forgetSquares();
   }
 
-  /** Drops what was staged, without a step: parameters and state stay as they are. Opens the guard again. */
+  /**
+   * Drops what was staged, without a step: parameters and state stay as they are, save for those that per-layer updates have
+   * moved already. Opens the guard again.
+   */
   discard(): void {
     for (const leaf of this.#leaves.values()) dropStaged(leaf);
     this.#forgetSquares();
@@ -280,7 +334,7 @@ export class Optimizer implements Disposable {
    * shut, -1, for the kernels that branch on it; the results of rules that do not are left out by selection.
    */
   #factor(leaves: readonly Leaf[], gate: Gate | undefined): Tensor | undefined {
-    const { backend, dtype } = leaves[0].staged!;
+    const { backend, dtype } = leaves.find(({ staged }) => staged)!.staged!;
     const mean = 1 / this.#microBatches;
     if (this.#clip === undefined) {
       if (gate) return gate.factor(fill(backend, mean, [], dtype));
@@ -291,15 +345,17 @@ export class Optimizer implements Disposable {
     return gate ? gate.factor(factor) : factor;
   }
 
-  #update(leaf: Leaf, factor: Tensor | undefined, gate: Gate | undefined): void {
+  #update(leaf: Leaf, factor: Tensor | undefined, gate: Gate | undefined, step: number): void {
     using _ = scope(`update ${leaf.name}`);
     const { param, rule } = leaf;
     const halved = isHalf(param.dtype);
     if (halved && this.#rounding === "master") leaf.master ??= own(cast(param, "f32"));
     const read = leaf.master ?? param;
     const context: RuleContext = {
-      step: this.#step,
-      learningRate: rule.learningRate?.(this.#step) ?? 1,
+      name: leaf.name,
+      shape: param.shape,
+      step,
+      learningRate: rule.learningRate?.(step) ?? 1,
       paramRms: () => sqrt(mul(sumOfSquares(cast(read, leaf.staged!.dtype)), 1 / param.size)),
       param: read,
       factor,
@@ -311,26 +367,30 @@ export class Optimizer implements Disposable {
       return;
     }
     const [change, state] = rule.update(leaf.staged!, leaf.state, context);
-    this.#add(leaf, contiguous(change), gate?.latch);
+    this.#add(leaf, contiguous(change), gate?.latch, step);
     const next = gate ? gate.selectState(state, leaf.state) : state;
     disposeReplaced(leaf.state, ownState(next));
     leaf.state = next;
   }
 
-  #add({ name, param, master }: Leaf, change: Tensor, gate: Tensor | undefined): void {
+  #add({ name, param, master }: Leaf, change: Tensor, gate: Tensor | undefined, step: number): void {
     const { kernels } = param.backend;
     if (!isHalf(param.dtype) || master || this.#rounding === "nearest") {
       return kernels.addInto(param, change, { rounding: "nearest", master, gate });
     }
-    const key = foldIn(keyOf(this.#seed), name, this.#step);
+    const key = foldIn(keyOf(this.#seed), name, step);
     kernels.addInto(param, change, { rounding: "stochastic", key, gate });
   }
 
   /**
    * State, staged gradients and counters of every parameter, by name: what a checkpoint holds. The tensors stay the
    * optimizer's, and the next commit may overwrite them: read them before.
+   *
+   * @throws RangeError in the middle of a step of per-layer updates
    */
   snapshot(): OptimizerSnapshot {
+    const done = [...this.#leaves.values()].find(({ settled }) => settled);
+    if (done) throw new RangeError(`Cannot take a snapshot: the update of "${done.name}" is done, commit() is not`);
     const leaves = new Map<string, LeafSnapshot>();
     for (const { name, state, staged, square, master, count } of this.#leaves.values()) {
       leaves.set(name, { state, staged, square, master, count });
@@ -358,7 +418,7 @@ export class Optimizer implements Disposable {
         if (leaf[key] !== held[key]) leaf[key]?.dispose();
         leaf[key] = held[key] && own(held[key]);
       }
-      Object.assign(leaf, { state, count });
+      Object.assign(leaf, { state, count, settled: false });
     }
   }
 

@@ -3,11 +3,9 @@
  * strategies share; not part of the package's public face.
  */
 import {
-  cholesky,
   foldIn,
   fromArray,
   type HostArray,
-  invertLower,
   type Key,
   matmul,
   normal,
@@ -16,22 +14,15 @@ import {
   type Shape,
   type Tensor,
 } from "../core/mod.ts";
+import type { Reading } from "./reading.ts";
+import { inverseFactor } from "./triangular.ts";
 
 /** What a gradient with a NaN or an infinity ends in. */
 export const NOT_FINITE = "Cannot find a basis: the gradient is not finite";
 
-/** A contiguous tensor on the host. */
-export async function readContiguous(x: Tensor): Promise<ArrayLike<number>> {
-  return await x.read() as ArrayLike<number>;
-}
-
-/** Reads a tensor and frees it. */
-export async function consume(x: Tensor): Promise<ArrayLike<number>> {
-  try {
-    return await readContiguous(x);
-  } finally {
-    x.dispose();
-  }
+/** The numbers of a tensor, which is freed. */
+export function* consumed(x: Tensor): Reading<ArrayLike<number>> {
+  return yield x;
 }
 
 /** Runs `make` in a scope; the result belongs to the caller. */
@@ -55,9 +46,9 @@ export function upload(like: Tensor, data: HostArray | readonly number[], shape:
 }
 
 /** Y Y^T on the host. Frees `rows` when it fails. */
-export async function gramOf(rows: Tensor): Promise<ArrayLike<number>> {
+export function* gramOf(rows: Tensor): Reading<ArrayLike<number>> {
   try {
-    return await consume(detached("basis gram", () => matmul(rows, rows, { transposeB: true })));
+    return yield* consumed(detached("basis gram", () => matmul(rows, rows, { transposeB: true })));
   } catch (error) {
     rows.dispose();
     throw error;
@@ -81,15 +72,17 @@ export function whitened(rows: Tensor, gram: ArrayLike<number>, start = 2e-6): T
   }
   for (let shift = start; shift < 1; shift = Math.max(8 * shift, 2e-6)) {
     for (let i = 0; i < k; i++) scaled[i * k + i] = gram[i * k + i] * scales[i] * scales[i] + shift;
-    const lower = cholesky(scaled, k);
-    if (!lower) continue;
-    const inverse = invertLower(lower, k);
-    for (let i = 0; i < k; i++) for (let j = 0; j <= i; j++) inverse[i * k + j] *= scales[j];
-    return replaced(rows, (y) => matmul(upload(y, inverse, [k, k]), y));
+    const inverse = inverseFactor(scaled, k);
+    if (!inverse) continue;
+    for (let j = 0; j < k; j++) for (let i = j; i < k; i++) inverse[j * k + i] *= scales[j];
+    return replaced(rows, (y) => matmul(upload(y, inverse, [k, k]), y, { transposeA: true }));
   }
   rows.dispose();
   throw new RangeError(NOT_FINITE);
 }
+
+/** What rows may differ from orthonormal by. */
+const ORTHONORMAL = 5e-6;
 
 /** Largest difference between a Gram matrix and the identity. */
 function distanceFromIdentity(gram: ArrayLike<number>, k: number): number {
@@ -104,19 +97,21 @@ function distanceFromIdentity(gram: ArrayLike<number>, k: number): number {
  * Rows made orthonormal to 1e-5 by repeated passes; where the gradient has fewer directions than the basis, on the host,
  * with random ones in their place. Takes `rows`.
  */
-export async function orthonormalRows(start: Tensor, key: Key): Promise<Tensor> {
+export function* orthonormalRows(start: Tensor, key: Key): Reading<Tensor> {
   const [k, d] = start.shape;
   let rows = start;
   for (let pass = 0; pass < 4; pass++) {
-    const gram = await gramOf(rows);
+    const gram = yield* gramOf(rows);
+    const off = distanceFromIdentity(gram, k);
+    if (off < ORTHONORMAL) return rows;
     // this near the identity the factor needs no shift, and one pass leaves only rounding
-    const isNear = distanceFromIdentity(gram, k) < 0.01;
+    const isNear = off < 0.01;
     rows = whitened(rows, gram, isNear ? 0 : undefined);
     if (isNear) return rows;
   }
-  const host = Float64Array.from(await readContiguous(rows));
+  const host = Float64Array.from(yield* consumed(rows));
   gramSchmidt(host, k, d, key);
-  return replaced(rows, (old) => upload(old, host, [k, d]));
+  return detached("basis", () => upload(rows, host, [k, d]));
 }
 
 /** Modified Gram-Schmidt over rows, each projected twice; a row that vanishes is drawn anew. */

@@ -19,16 +19,13 @@ import {
   cast,
   div,
   type DType,
-  equal,
   foldIn,
-  iota,
   type Key,
   matmul,
   max,
   maximum,
   mul,
   randomBits,
-  reshape,
   type Shape,
   sqrt,
   square,
@@ -36,8 +33,9 @@ import {
   sum,
   type Tensor,
 } from "../core/mod.ts";
-import { type BasisRequest, type BasisStrategy, checkRank } from "./basis.ts";
+import { type BasisRequest, type BasisStrategy, checkRank, computedIn, widened } from "./basis.ts";
 import { detached, replaced } from "./orthonormal.ts";
+import { identity, polarFactor, polarSteps, stepsForRandom } from "./polar_factor.ts";
 
 /** Options of `polarBasis`. */
 export interface PolarOptions {
@@ -47,31 +45,6 @@ export interface PolarOptions {
   readonly warmIterations?: number;
   /** Start from the basis in use, if there is one. Default true. */
   readonly warmStart?: boolean;
-}
-
-/** A step of `polarSteps`: X <- a X + (b A + c A^2) X with A = X X^T, which takes singular values x to an odd quintic. */
-type Quintic = readonly [a: number, b: number, c: number];
-
-/** Raises singular values below 0.025 by 4.08 and keeps the others between 0.18 and 1.82. */
-const GROW: Quintic = [4.07754, -3.38382, 0.723507];
-
-/**
- * The steps that take singular values from [1e-6, 1] to 1, with seven times GROW; each time more takes 4 times smaller
- * ones. Each is the odd quintic nearest to 1, in its largest error, on the interval that the ones before it leave. Found by
- * Remez exchange over four points in f64, to six decimals, with two departures from section 4 of the paper: the
- * interval reaches down no further than 0.025 of its upper end (nothing large is pressed towards 0), and up to 1.02 of
- * it while it is wide (rounding beyond it does not run away). Composed they err by 1e-9; the last is for what f32 rounds.
- */
-export function polarSteps(grow = 7): readonly Quintic[] {
-  return [
-    [7.401837, -20.240961, 14.260973],
-    ...new Array<Quintic>(grow).fill(GROW),
-    [3.308013, -2.505395, 0.520483],
-    [2.25578, -1.5852, 0.386951],
-    [1.890313, -1.266912, 0.376695],
-    [15 / 8, -10 / 8, 3 / 8],
-    [15 / 8, -10 / 8, 3 / 8],
-  ];
 }
 
 /** Between two products only the conditioning matters: six steps raise small singular values 4,600 times. */
@@ -100,13 +73,13 @@ export function polarBasis(options: PolarOptions = {}): BasisStrategy {
   return {
     name: "polar",
     options: { iterations, warmIterations, warmStart },
-    // nothing to wait for; the promise turns what is thrown into a rejection
-    compute: (gradient, request) =>
-      new Promise((resolve) => {
-        checkRank(gradient, request.rank);
-        const isWarm = warmStart && fits(request, gradient);
-        resolve(powerIteration(gradient, request, isWarm ? warmIterations : iterations, isWarm));
-      }),
+    deviceOnly: true,
+    // deno-lint-ignore require-yield -- nothing to wait for
+    *compute(gradient, request) {
+      checkRank(gradient, request.rank);
+      const isWarm = warmStart && fits(request, gradient);
+      return powerIteration(gradient, request, isWarm ? warmIterations : iterations, isWarm);
+    },
   };
 }
 
@@ -116,10 +89,6 @@ function fits({ previous, rank, side }: BasisRequest, { shape, dtype }: Tensor):
   return previous.shape[0] === rank && previous.shape[1] === d && previous.dtype === computedIn(dtype);
 }
 
-function computedIn(dtype: DType): "f32" | "f64" {
-  return dtype === "f64" ? "f64" : "f32";
-}
-
 /** `rounds` times Z = orth(D Q G), Q = orth(D Z G^T), with G^T for G on the right side. Owned by the caller. */
 function powerIteration(gradient: Tensor, request: BasisRequest, rounds: number, isWarm: boolean): Tensor {
   const { side, rank, key, previous } = request;
@@ -127,12 +96,9 @@ function powerIteration(gradient: Tensor, request: BasisRequest, rounds: number,
   const dtype = computedIn(gradient.dtype);
   const d = gradient.shape[side === "left" ? 0 : 1];
   if (rank === d) return detached("basis", () => identity(backend, d, dtype));
-  using values = gradient.dtype === dtype
-    ? gradient.retained()
-    : detached("basis gradient", () => cast(gradient, dtype));
+  using values = widened(gradient);
   using one = detached("basis identity", () => identity(backend, rank, dtype));
-  // the smallest singular value of random rows falls as 1 - sqrt(rank / d)
-  const last = polarSteps(7 + Math.round(Math.log2(d / (d - rank)) / 2));
+  const last = stepsForRandom(rank, d);
   let rows = isWarm ? previous!.retained() : random(backend, foldIn(key, "start"), [rank, d], dtype);
   for (let half = 1; half <= 2 * rounds; half++) {
     const isOutward = half % 2 === 1;
@@ -160,35 +126,9 @@ function weighted(rows: Tensor, key: Key): Tensor {
   });
 }
 
-/**
- * (X X^T)^(-1/2) X, orthonormal rows, or on the way there. The norm is bounded by the largest absolute row sum of the
- * Gram matrix. Takes `rows`.
- */
-function polarFactor(rows: Tensor, one: Tensor, steps: readonly Quintic[]): Tensor {
-  let x = replaced(rows, (y) => div(y, sqrt(max(sum(abs(gramOfRows(y)), -1)))));
-  for (const [a, b, c] of steps) {
-    x = replaced(x, (y) => {
-      const gram = gramOfRows(y);
-      const factor = add(add(mul(one, a), mul(gram, b)), mul(matmul(gram, gram), c));
-      return matmul(factor, y);
-    });
-  }
-  return x;
-}
-
-function gramOfRows(rows: Tensor): Tensor {
-  return matmul(rows, rows, { transposeB: true });
-}
-
 /** Random rows of about `length`, uniform in each entry: bits are made on the device, normal numbers on the host. */
 function random(backend: Backend, key: Key, shape: Shape, dtype: DType, length = 1): Tensor {
   const most = length * Math.sqrt(3 / shape[1]);
   const words = detached("basis random", () => cast(randomBits(backend, key, shape), dtype));
   return replaced(replaced(words, (w) => mul(w, most * 2 ** -31)), (w) => sub(w, most));
-}
-
-/** [size, size] */
-function identity(backend: Backend, size: number, dtype: DType): Tensor {
-  const index = iota(backend, size);
-  return cast(equal(reshape(index, [size, 1]), reshape(index, [1, size])), dtype);
 }

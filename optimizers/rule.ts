@@ -4,7 +4,7 @@
  *
  * After optax's `GradientTransformation` and Optimisers.jl's per-leaf rules.
  */
-import type { Backend, Spec, Tensor } from "../core/mod.ts";
+import type { Backend, Shape, SlotKind, Spec, Tensor } from "../core/mod.ts";
 
 /** What is known of a parameter when its state is made. */
 export interface LeafSpec extends Spec {
@@ -21,10 +21,18 @@ export interface State {
   [key: string]: Tensor | number | string | boolean | null | State;
 }
 
-/** What a rule may know beside the gradient. The parameter itself is not part of it. */
-export interface GradientContext {
+/** Which parameter, in which step. */
+export interface StepContext {
+  /** The parameter's name. Random numbers are keyed by it. */
+  readonly name: string;
   /** 1 at the first optimizer step; counts optimizer steps, not micro-batches. */
   readonly step: number;
+}
+
+/** What a rule may know beside the gradient. The parameter itself is not part of it. */
+export interface GradientContext extends StepContext {
+  /** The parameter's, which a projected gradient has not. */
+  readonly shape: Shape;
   /** What the chain's schedule gives at this step (1 where there is none). */
   readonly learningRate: number;
   /** Root mean square of the whole parameter, a scalar tensor. */
@@ -44,9 +52,6 @@ export interface RuleContext extends GradientContext {
   readonly param: Tensor;
 }
 
-/** What a slot of state holds, which picks its code-book when it is stored in 8 bits. */
-export type SlotKind = "signed" | "nonnegative";
-
 interface RuleBase<S extends State, Context> {
   readonly name: string;
   readonly options: Readonly<Record<string, unknown>>;
@@ -65,11 +70,18 @@ interface RuleBase<S extends State, Context> {
    * What the driver holds of a gradient until `update`, linear in it: micro-batches are added up in this form. Left
    * out: the gradient itself.
    */
-  readonly stage?: (gradient: Tensor, state: S, step: number) => Tensor;
+  readonly stage?: (gradient: Tensor, state: S, context: StepContext) => Tensor;
   /** True when `refresh` must run on what was staged before `update` at this step. */
   readonly refreshDue?: (state: S, step: number) => boolean;
   /** Makes the state ready (a new basis) and gives the staged gradient in its terms. Outside every scope. */
-  readonly refresh?: (staged: Tensor, state: S, context: RefreshContext) => Promise<[Tensor, S]>;
+  readonly refresh?: (staged: Tensor, state: S, context: StepContext) => Promise<[Tensor, S]>;
+  /** As `refresh`, at once; undefined where it would have to wait for numbers from the device. */
+  readonly refreshNow?: (staged: Tensor, state: S, context: StepContext) => [Tensor, S] | undefined;
+  /**
+   * The state with `map` applied to every signed slot (first moments, linear in the gradient), which is freed by the
+   * caller. Left out: the slots as `slots` names them.
+   */
+  readonly mapSigned?: (state: S, map: (moment: Tensor) => Tensor, context: StepContext) => S;
   /**
    * Does update and addition in one kernel, in place; undefined when the backend has none that fits. Must change nothing
    * when `factor` is negative. Not asked for 16-bit parameters.
@@ -77,12 +89,6 @@ interface RuleBase<S extends State, Context> {
   readonly apply?: (gradient: Tensor, state: S, context: RuleContext) => S | undefined;
   /** As `apply`, for this rule together with the ones that follow it in a chain. */
   readonly fuseChain?: (rest: readonly Rule[], gradient: Tensor, state: S, context: RuleContext) => S | undefined;
-}
-
-/** What a refresh may know. */
-export interface RefreshContext {
-  readonly name: string;
-  readonly step: number;
 }
 
 /** A rule that may read the parameter. */
@@ -123,11 +129,15 @@ export function chain(...rules: readonly Rule[]): Rule {
       }
       return [change, next];
     },
-    stage: head.stage && ((gradient, state, step) => head.stage!(gradient, stateOf(state, 0), step)),
+    stage: head.stage && ((gradient, state, context) => head.stage!(gradient, stateOf(state, 0), context)),
     refreshDue: head.refreshDue && ((state, step) => head.refreshDue!(stateOf(state, 0), step)),
     refresh: head.refresh && (async (staged, state, context) => {
       const [projected, next] = await head.refresh!(staged, stateOf(state, 0), context);
       return [projected, { ...state, 0: next }];
+    }),
+    refreshNow: head.refreshNow && ((staged, state, context) => {
+      const done = head.refreshNow!(staged, stateOf(state, 0), context);
+      return done && [done[0], { ...state, 0: done[1] }];
     }),
     apply: (gradient, state, context) => applyChain(rules, gradient, state, context),
   };

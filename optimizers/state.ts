@@ -5,8 +5,8 @@ import type { State } from "./rule.ts";
 /** A value that is not a tensor. */
 export type Plain = number | string | boolean | null;
 
-/** Entries that older checkpoints lack, with what they mean there: GaLore renewed all bases in the same step. */
-const ABSENT: ReadonlyMap<string, Plain> = new Map([["phase", 0]]);
+/** Entries that older checkpoints lack, with what they mean there: GaLore renewed all bases in the same step, every gap. */
+const ABSENT: ReadonlyMap<string, Plain> = new Map([["phase", 0], ["gap", 0], ["overlap", 0], ["skipped", 0]]);
 
 /** Calls `visit` for every tensor and plain value, with its path. */
 export function walkState(state: State, visit: (path: string, value: Tensor | Plain) => void, prefix = ""): void {

@@ -1,5 +1,6 @@
 /**
- * Twelve training steps of a tiny LLaMA against PyTorch's AdamW and the released GaLore code, on any backend.
+ * Twelve training steps of a tiny LLaMA against PyTorch's AdamW and the released GaLore code, its AdamW and its
+ * Adafactor, on any backend.
  *
  * `testdata/golden.json` says what made the numbers and how a tolerance is read. GaLore runs are judged with the
  * stored projections handed in, and, where signs cannot matter, with our own bases as well. With equal gradients the
@@ -8,65 +9,33 @@
 import assert from "node:assert/strict";
 import { backward, fromArray, own, Params, scope, type Tensor } from "../../core/mod.ts";
 import type { Backend } from "../../core/mod.ts";
-import { type GoldenTensor, readGolden, readJson, rms } from "../../core/testing/golden.ts";
+import { type GoldenTensor, rms } from "../../core/testing/golden.ts";
 import { registerTest } from "../../core/testing/register.ts";
-import { type LlamaConfig, llamaLoss, parseLlamaConfig } from "../../models/mod.ts";
+import { llamaLoss } from "../../models/mod.ts";
 import {
-  adamW,
   type BasisStrategy,
   exactBasis,
-  finish,
-  galore,
-  galoreAdamW,
-  type GaloreOptions,
   gramBasis,
   Optimizer,
-  type ProjType,
   route,
   type Routing,
   type Rule,
-  scaleByAdam,
   subspaceBasis,
 } from "../mod.ts";
-
-interface Tolerance {
-  readonly step1: number;
-  readonly step4: number;
-  readonly step12: number;
-  readonly loss: number;
-}
-
-interface GoldenRun {
-  readonly optimizer: string;
-  readonly options: {
-    readonly lr: number;
-    readonly betas: readonly [number, number];
-    readonly eps: number;
-    readonly weight_decay: number;
-  };
-  readonly galore:
-    | { readonly rank: number; readonly update_proj_gap: number; readonly scale: number; readonly proj_type: ProjType }
-    | null;
-  readonly projector_refresh_before_steps: readonly number[] | null;
-  readonly recommended_tolerance: Tolerance;
-  readonly recommended_tolerance_own_svd?: Tolerance;
-}
-
-interface GoldenFile {
-  readonly batch: number;
-  readonly seq: number;
-  readonly steps: number;
-  readonly snapshots_after_steps: readonly (1 | 4 | 12)[];
-  readonly runs: Readonly<Record<string, GoldenRun>>;
-}
-
-const FOLDER = new URL("../testdata/", import.meta.url);
-const FILE = readJson<GoldenFile>(new URL("golden.json", FOLDER));
-const RUNS = Object.entries(FILE.runs).filter(([, run]) => !/adafactor/i.test(run.optimizer));
-const START = readGolden(new URL("model.safetensors", FOLDER));
-const BATCHES = readGolden(new URL("batches.safetensors", FOLDER));
-const CONFIG: LlamaConfig = parseLlamaConfig(readJson(new URL("config.json", FOLDER)));
-const PROJECTED = /proj\.weight$/;
+import {
+  BATCHES,
+  CONFIG,
+  FILE,
+  type GoldenRun,
+  plainRule,
+  presetName,
+  presetOf,
+  PROJECTED,
+  projectedRule,
+  START,
+  tensorsOf,
+  type Tolerance,
+} from "./golden_runs.ts";
 
 /** Further from the reference than this share of a weight's norm fails, whatever the file recommends. */
 const SHARE_OF_NORM = 1e-4;
@@ -84,6 +53,8 @@ interface GoldenOptions {
   readonly ignore?: string;
   /** The bound on the losses, relative, where the file's recommendation is for a CPU. */
   readonly loss?: number;
+  /** Names of the runs to follow; all by default. */
+  readonly runs?: RegExp;
   /** Which of our own bases to try; all by default. */
   readonly bases?: readonly string[];
 }
@@ -92,18 +63,18 @@ function within(tolerance: Tolerance, loss = tolerance.loss): Tolerance {
   return { ...tolerance, loss };
 }
 
-/** Registers a test per run of the file that has no Adafactor, and per basis. */
+/** Registers a test per run of the file, and per basis. */
 export function optimizerGoldens(
   name: string,
   makeBackend: () => Backend | Promise<Backend>,
-  { ignore, loss, bases = Object.keys(OWN_BASES) }: GoldenOptions = {},
+  { ignore, loss, runs = /(?:)/, bases = Object.keys(OWN_BASES) }: GoldenOptions = {},
 ): void {
-  for (const [run, settings] of RUNS) {
-    const rules = settings.galore ? "galoreAdamW()" : "adamW()";
+  for (const [run, settings] of Object.entries(FILE.runs).filter(([run]) => runs.test(run))) {
+    const rules = presetName(settings);
     registerTest(`${rules} follows ${run} for ${FILE.steps} steps on ${name}`, async () => {
       using backend = await makeBackend();
-      const stored = readGolden(new URL(`${run}.safetensors`, FOLDER));
-      const routing = settings.galore ? injected(settings, stored) : { rule: plain(settings), done: () => {} };
+      const stored = tensorsOf(run);
+      const routing = settings.galore ? injected(settings, stored) : { rule: plainRule(settings), done: () => {} };
       await judge(backend, routing.rule, stored, within(settings.recommended_tolerance, loss));
       routing.done();
     }, ignore);
@@ -111,49 +82,23 @@ export function optimizerGoldens(
     // bigrank takes every vector, and those of close singular values are anyone's choice
     if (!settings.galore || !tolerance || /gap5|bigrank/.test(run)) continue;
     for (const [basis, make] of Object.entries(OWN_BASES).filter(([basis]) => bases.includes(basis))) {
-      registerTest(`galoreAdamW() follows ${run} when ${basis} finds the basis on ${name}`, async () => {
+      registerTest(`${rules} follows ${run} when ${basis} finds the basis on ${name}`, async () => {
         using backend = await makeBackend();
-        const stored = readGolden(new URL(`${run}.safetensors`, FOLDER));
-        await judge(backend, preset(settings, make()), stored, within(tolerance, loss));
+        await judge(backend, presetOf(settings, make()), tensorsOf(run), within(tolerance, loss));
       }, ignore);
     }
   }
 }
 
-function plain({ optimizer, options }: GoldenRun): Rule {
-  const { lr: learningRate, betas: [beta1, beta2], eps, weight_decay: weightDecay } = options;
-  const released = optimizer.startsWith("GaLore");
-  return adamW({
-    ...{ learningRate, beta1, beta2, eps, weightDecay },
-    epsPlacement: released ? "uncorrected" : "corrected",
-    decayPlacement: released ? "after" : "before",
-  });
-}
-
-function galoreOptions({ galore: settings }: GoldenRun, basis: BasisStrategy): GaloreOptions {
-  const { rank, update_proj_gap: updateProjGap, scale, proj_type: projType } = settings!;
-  return { rank, updateProjGap, scale, projType, basis };
-}
-
-/** The optimizer as a user writes it. */
-function preset(run: GoldenRun, basis: BasisStrategy): Routing {
-  const { lr: learningRate, betas: [beta1, beta2], eps, weight_decay: weightDecay } = run.options;
-  const galore = galoreOptions(run, basis);
-  return galoreAdamW({ learningRate, beta1, beta2, eps, weightDecay, galore, projected: PROJECTED });
-}
-
-/** The same with a rule per matrix, whose basis is the stored one. `done` checks that each refresh took place. */
+/** A rule per matrix, whose basis is the stored one. `done` checks that each refresh took place. */
 function injected(run: GoldenRun, stored: ReadonlyMap<string, GoldenTensor>): { rule: Routing; done: () => void } {
-  const { lr: learningRate, betas: [beta1, beta2], eps, weight_decay: weightDecay } = run.options;
-  const tail = { learningRate, weightDecay, decayPlacement: "after" } as const;
-  const adam = () => scaleByAdam({ beta1, beta2, eps, epsPlacement: "uncorrected" });
   const bases = [...START.keys()].filter((name) => PROJECTED.test(name))
     .map((name) => ({ name, ...storedBasis(name, run, stored) }));
   const routes = bases.map(({ name, basis }) =>
-    [new RegExp(`^${RegExp.escape(name)}$`), finish(galore(adam(), galoreOptions(run, basis)), tail)] as const
+    [new RegExp(`^${RegExp.escape(name)}$`), projectedRule(run, basis)] as const
   );
   const done = () => bases.forEach(({ name, left }) => assert.equal(left(), 0, `${name}: refreshes that did not come`));
-  return { rule: route([...routes, [/(?:)/, finish(adam(), tail)]]), done };
+  return { rule: route([...routes, [/(?:)/, plainRule(run)]]), done };
 }
 
 /** Hands out the stored projections of one matrix in the order of its refreshes. */
@@ -164,7 +109,8 @@ function storedBasis(name: string, run: GoldenRun, stored: ReadonlyMap<string, G
   const basis: BasisStrategy = {
     name: "stored",
     options: {},
-    compute: ({ backend, shape }, { side, rank }) => {
+    // deno-lint-ignore require-yield -- nothing to wait for
+    *compute({ backend, shape }, { side, rank }) {
       const step = queues[side].shift();
       assert.ok(step !== undefined, `${name}: a refresh more than expected`);
       const { data, shape: [rows, columns] } = stored.get(`proj${step}.${isFull ? `${side}.` : ""}${name}`)!;
@@ -174,7 +120,7 @@ function storedBasis(name: string, run: GoldenRun, stored: ReadonlyMap<string, G
         { length: rank * d },
         (_, i) => data[(i % d) * rank + Math.floor(i / d)],
       );
-      return Promise.resolve(own(fromArray(backend, values as Float32Array, [rank, d])));
+      return own(fromArray(backend, values as Float32Array, [rank, d]));
     },
   };
   const left = () => Math.min(queues.left.length, queues.right.length);

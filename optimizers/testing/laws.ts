@@ -71,7 +71,9 @@ async function keepsSpecs(backend: Backend, rule: RuleCase, dtype: "f32" | "f64"
   await training.steps(1);
   const first = specs(); // the state has its bases from here on
   assert.deepEqual(first.slice(0, before.length), before);
-  assert.ok(first.every((spec) => !/\[/.test(spec) || spec.includes(dtype)), first.join("\n"));
+  // what is stored in fewer bits is so in f32 alone
+  const isExpected = (spec: string) => spec.includes(dtype) || (dtype === "f32" && /: (u8|bf16)\[/.test(spec));
+  assert.ok(first.every((spec) => !/\[/.test(spec) || isExpected(spec)), first.join("\n"));
   await training.steps(9);
   assert.deepEqual(specs(), first);
 }

@@ -20,12 +20,13 @@ import {
   type Tensor,
 } from "../../core/mod.ts";
 import {
+  adafactor,
+  adafactorW,
   adam,
   adamW,
   constant,
   cosine,
   finish,
-  flattenState,
   galore,
   type GaloreOptions,
   type GradientRule,
@@ -33,30 +34,34 @@ import {
   linearDecay,
   Optimizer,
   type OptimizerOptions,
-  type OptimizerSnapshot,
-  type Plain,
   polarBasis,
   type ProjType,
   type Routing,
   type Rule,
   scaleByAdam,
+  scaleByMuon,
   type Schedule,
   sgd,
   trace,
-  unflattenState,
   warmupStableDecay,
 } from "../mod.ts";
+import { LAW_GALORE, type RuleCase } from "./rule_case.ts";
+import { STORED_RULES, SUBSPACE_RULES } from "./stored_rules.ts";
 
-/** A rule under test, at a learning rate of the problem's. */
-export interface RuleCase {
-  readonly name: string;
-  readonly make: (learningRate: number) => Rule;
-  /** How it moves: by the size of the gradient, or by the rate itself. Picks the rate. */
-  readonly kind: "gradient" | "sign";
+export { LAW_GALORE, type RuleCase } from "./rule_case.ts";
+export { load, store, type StoredSnapshot } from "./snapshots.ts";
+
+/** A rule of the gradient alone. */
+interface InnerCase {
+  /** The rate is for those that apply it themselves. */
+  readonly make: (learningRate?: number) => GradientRule;
+  readonly kind: RuleCase["kind"];
+  /** Gives a change rather than a direction: no rate follows it. */
+  readonly isWhole?: boolean;
 }
 
 /** Rules of the gradient alone: what galore wraps. */
-export const INNER: Readonly<Record<string, { readonly make: () => GradientRule; readonly kind: RuleCase["kind"] }>> = {
+export const INNER: Readonly<Record<string, InnerCase>> = {
   "identity": { make: identity, kind: "gradient" },
   "trace": { make: () => trace({ decay: 0.5 }), kind: "gradient" },
   "trace with nesterov": { make: () => trace({ decay: 0.5, nesterov: true }), kind: "gradient" },
@@ -65,12 +70,20 @@ export const INNER: Readonly<Record<string, { readonly make: () => GradientRule;
     make: () => scaleByAdam({ eps: 1e-6, epsPlacement: "uncorrected" }),
     kind: "sign",
   },
+  "adafactor": {
+    make: (learningRate = 0.05) => adafactor({ learningRate, scaleParameter: false }),
+    kind: "sign",
+    isWhole: true,
+  },
+  "adafactor with momentum": {
+    make: (learningRate = 0.05) => adafactor({ learningRate, scaleParameter: false, beta1: 0.9 }),
+    kind: "sign",
+    isWhole: true,
+  },
+  "scaleByMuon": { make: () => scaleByMuon(), kind: "sign" },
 };
 
 export const PROJ_TYPES: readonly ProjType[] = ["std", "reverse_std", "left", "right", "full"];
-
-/** Of the laws' galore rules: a basis that is cut to half of the matrices and renewed often. */
-export const LAW_GALORE: GaloreOptions = { rank: 2, updateProjGap: 7 };
 
 const SCHEDULES: Readonly<Record<string, (peak: number) => Schedule>> = {
   "constant() with a warm-up": (peak) => constant(peak, 5),
@@ -97,11 +110,26 @@ export const RULES: readonly RuleCase[] = [
       make: (learningRate) => adamW({ learningRate, weightDecay: 1e-3, eps: 1e-6, epsPlacement, decayPlacement }),
     }))
   ),
+  { name: "adafactorW() at its relative step", kind: "sign", make: () => adafactorW() },
+  { name: "adafactorW() under a rate", kind: "sign", make: (learningRate) => adafactorW({ learningRate }) },
+  {
+    name: "adafactorW() with momentum and decay",
+    kind: "sign",
+    make: (learningRate) => adafactorW({ learningRate, beta1: 0.9, weightDecay: 1e-3 }),
+  },
+  ...(["spectral", "rms"] as const).map((scale): RuleCase => ({
+    name: `scaleByMuon() scaled ${scale}`,
+    kind: "sign",
+    make: (learningRate) => finish(scaleByMuon({ scale }), { learningRate, weightDecay: 1e-3 }),
+  })),
   ...PROJ_TYPES.flatMap((projType) =>
-    Object.entries(INNER).map(([inner, { make, kind }]): RuleCase => ({
+    Object.entries(INNER).map(([inner, { make, kind, isWhole }]): RuleCase => ({
       name: `galore(${inner}) ${projType}`,
       kind,
-      make: (learningRate) => finish(galore(make(), { ...LAW_GALORE, projType }), { learningRate }),
+      make: (learningRate) => {
+        const rule = galore(make(learningRate), { ...LAW_GALORE, projType });
+        return isWhole ? rule : finish(rule, { learningRate });
+      },
     }))
   ),
   ...(["before", "after"] as const).map((decayPlacement): RuleCase => ({
@@ -118,6 +146,8 @@ export const RULES: readonly RuleCase[] = [
       return finish(galore(INNER[inner].make(), options), { learningRate });
     },
   })),
+  ...STORED_RULES,
+  ...SUBSPACE_RULES,
   ...Object.entries(SCHEDULES).flatMap(([schedule, make]): RuleCase[] => [
     { name: `sgd() under ${schedule}`, kind: "gradient", make: (rate) => sgd({ learningRate: make(rate) }) },
     {
@@ -257,74 +287,4 @@ async function taken(scalar: Tensor): Promise<number> {
   const [value] = await scalar.read();
   scalar.dispose();
   return value;
-}
-
-/** A snapshot as a checkpoint holds it: bytes and plain values. */
-export interface StoredSnapshot {
-  readonly step: number;
-  readonly leaves: Readonly<Record<string, StoredLeaf>>;
-}
-
-interface StoredTensor {
-  readonly shape: Shape;
-  readonly dtype: Tensor["dtype"];
-  readonly bytes: Uint8Array<ArrayBuffer>;
-}
-
-interface StoredLeaf {
-  readonly tensors: Readonly<Record<string, StoredTensor>>;
-  readonly values: Readonly<Record<string, Plain>>;
-  readonly staged?: StoredTensor;
-  readonly square?: StoredTensor;
-  readonly master?: StoredTensor;
-  readonly count: number;
-}
-
-/** Reads a snapshot to bytes. */
-export async function store({ step, leaves }: OptimizerSnapshot): Promise<StoredSnapshot> {
-  const stored: Record<string, StoredLeaf> = {};
-  for (const [name, { state, staged, square, master, count }] of leaves) {
-    const { tensors, values } = flattenState(state);
-    const entries: [string, StoredTensor][] = [];
-    for (const [path, part] of tensors) entries.push([path, await bytesOf(part)]);
-    stored[name] = {
-      tensors: Object.fromEntries(entries),
-      values: JSON.parse(JSON.stringify(values)),
-      staged: staged && await bytesOf(staged),
-      square: square && await bytesOf(square),
-      master: master && await bytesOf(master),
-      count,
-    };
-  }
-  return { step, leaves: stored };
-}
-
-async function bytesOf(tensor: Tensor): Promise<StoredTensor> {
-  const data = await tensor.read();
-  const bytes = new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength);
-  return { shape: tensor.shape, dtype: tensor.dtype, bytes };
-}
-
-/** Puts stored bytes into an optimizer made for the same parameters and rules. */
-export function load(backend: Backend, { step, leaves }: StoredSnapshot, optimizer: Optimizer): void {
-  const made = new Map(
-    [...optimizer.snapshot().leaves].map(([name, { state }]) => {
-      const { tensors, values, staged, square, master, count } = leaves[name];
-      const parts = new Map(Object.entries(tensors).map(([path, part]) => [path, tensorOf(backend, part)]));
-      return [name, {
-        state: unflattenState(state, parts, values),
-        staged: staged && tensorOf(backend, staged),
-        square: square && tensorOf(backend, square),
-        master: master && tensorOf(backend, master),
-        count,
-      }];
-    }),
-  );
-  optimizer.restore({ step, leaves: made });
-}
-
-function tensorOf(backend: Backend, { shape, dtype, bytes }: StoredTensor): Tensor {
-  const out = fromArray(backend, new Float64Array(sizeOf(shape)), shape, dtype);
-  backend.write(out.buffer, 0, bytes);
-  return out;
 }
