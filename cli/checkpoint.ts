@@ -1,9 +1,20 @@
 /**
  * Checkpoints: a folder that Hugging Face loads (`model.safetensors`, `config.json`, tokenizer files), with the
  * optimizer's whole state beside it (`optimizer.safetensors`, `state.json`), so that a resumed run takes the same next
- * step, bit for bit. Written durably by `durable.ts`.
+ * step, bit for bit. Written durably by `durable.ts`. Of a run with factors W = B A, the model is the merged one, for use,
+ * and `factors.safetensors` holds B and A, which cannot be had back from their product.
  */
-import { type Backend, type DType, empty, type HostArray, hostArray, own, Params, type Tensor } from "../core/mod.ts";
+import {
+  type Backend,
+  type DType,
+  empty,
+  type HostArray,
+  hostArray,
+  own,
+  Params,
+  type Shape,
+  type Tensor,
+} from "../core/mod.ts";
 import {
   checkWeights,
   type FloatDType,
@@ -13,6 +24,8 @@ import {
   type LlamaConfig,
   llamaConfigJson,
   llamaWeights,
+  LOW_RANK_FACTORS,
+  mergedWeights,
   openSafetensors,
   openWeights,
   parseLlamaConfig,
@@ -43,22 +56,25 @@ interface LeafFile {
   readonly count: number;
 }
 
+/** Beside a model that is merged: the factors it was merged from. */
+const FACTORS_FILE = "factors.safetensors";
+
 /** Separates parameter name and state path in `optimizer.safetensors`. */
 const SEPARATOR = "::";
 
 /** Beside the state: what is held between `stage` and `commit` (in a checkpoint amid a step), and a master copy. */
 const HELD = ["staged", "square", "master"] as const;
 
-/** Writes weights, config and tokenizer: a folder for Hugging Face. */
+/** Writes weights, config and tokenizer: a folder for Hugging Face. Factors are written as the matrices they stand for. */
 export async function saveModel(
   writer: FolderWriter,
   params: Params,
   config: LlamaConfig,
   tokenizerFiles: ReadonlyMap<string, Uint8Array>,
 ): Promise<void> {
-  await writeWeights(writer, [...params.entries()].map(([name, tensor]) => entryOf(name, tensor)));
-  const [first] = [...params.entries()].map(([, tensor]) => tensor.dtype);
-  const json = { ...llamaConfigJson(config), torch_dtype: TORCH_DTYPES[first as keyof typeof TORCH_DTYPES] };
+  const weights = mergedWeights(params);
+  await writeWeights(writer, weights.map(({ make, ...spec }) => entryOf(spec, make)));
+  const json = { ...llamaConfigJson(config), torch_dtype: TORCH_DTYPES[weights[0].dtype as keyof typeof TORCH_DTYPES] };
   await writeText(writer, "config.json", JSON.stringify(json, null, 2) + "\n");
   for (const [file, bytes] of tokenizerFiles) {
     await using sink = await writer.create(file);
@@ -66,24 +82,36 @@ export async function saveModel(
   }
 }
 
-/** Writes the optimizer's state and the run's. */
+/** Writes the optimizer's state and the run's, and the factors of a run that trains those. */
 export async function saveTraining(writer: FolderWriter, optimizer: Optimizer, state: TrainingState): Promise<void> {
   const snapshot = optimizer.snapshot();
   const entries: ReturnType<typeof entryOf>[] = [];
   const leaves: Record<string, LeafFile> = {};
   for (const [name, leaf] of snapshot.leaves) {
     const { tensors, values } = flattenState(leaf.state);
-    for (const [path, tensor] of tensors) entries.push(entryOf(name + SEPARATOR + path, tensor));
+    for (const [path, tensor] of tensors) entries.push(tensorEntry(name + SEPARATOR + path, tensor));
     for (const held of HELD) {
       const tensor = leaf[held];
-      if (tensor) entries.push(entryOf(name + SEPARATOR + held, tensor));
+      if (tensor) entries.push(tensorEntry(name + SEPARATOR + held, tensor));
     }
     leaves[name] = { values, count: leaf.count };
   }
-  await using sink = await writer.create("optimizer.safetensors");
-  await writeSafetensors(sink, entries);
+  await writeTensors(writer, "optimizer.safetensors", entries);
+  const factors = [...optimizer.params.entries()].filter(([name]) => LOW_RANK_FACTORS.test(name));
+  if (factors.length > 0) {
+    await writeTensors(
+      writer,
+      FACTORS_FILE,
+      factors.map(([name, one]) => tensorEntry(name, one)),
+    );
+  }
   const file: StateFile = { ...state, optimizer: { step: snapshot.step, leaves } };
   await writeText(writer, "state.json", JSON.stringify(file, null, 1) + "\n");
+}
+
+async function writeTensors(writer: FolderWriter, file: string, entries: readonly ReturnType<typeof entryOf>[]) {
+  await using sink = await writer.create(file);
+  await writeSafetensors(sink, entries);
 }
 
 async function writeText(writer: FolderWriter, name: string, text: string): Promise<void> {
@@ -91,13 +119,18 @@ async function writeText(writer: FolderWriter, name: string, text: string): Prom
   await sink.write(new TextEncoder().encode(text));
 }
 
-function entryOf(name: string, tensor: Tensor) {
-  const dtype = DTYPES[tensor.dtype as keyof typeof DTYPES];
+function tensorEntry(name: string, tensor: Tensor) {
+  return entryOf({ name, dtype: tensor.dtype, shape: tensor.shape }, () => tensor.retained());
+}
+
+/** A tensor of a file, made when its turn comes. */
+function entryOf({ name, dtype, shape }: { name: string; dtype: DType; shape: Shape }, make: () => Tensor) {
   const bytes = async () => {
+    using tensor = make();
     const data = await tensor.read();
     return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
   };
-  return { name, dtype, shape: tensor.shape, bytes };
+  return { name, dtype: DTYPES[dtype as keyof typeof DTYPES], shape, bytes };
 }
 
 const TORCH_DTYPES = { f32: "float32", bf16: "bfloat16", f16: "float16" } as const;
@@ -121,6 +154,20 @@ export async function loadModel(
     params.set(name, tensor);
   }
   return { params, config };
+}
+
+/** Reads a checkpoint's weights into those of a run, factors as they were trained. */
+export async function loadParams(folder: Folder, params: Params): Promise<void> {
+  await using weights = await openWeights(folder);
+  const names = params.names().filter((name) => LOW_RANK_FACTORS.test(name));
+  await using source = names.length > 0 ? await folder.open(FACTORS_FILE) : undefined;
+  const factors = source && await openSafetensors(source);
+  for (const [name, tensor] of params.entries()) {
+    const data = LOW_RANK_FACTORS.test(name)
+      ? hostArray(tensor.dtype, (await factors!.bytes(name)).slice().buffer, 0, tensor.size)
+      : await readWeight(weights, name, tensor.dtype);
+    tensor.write(data);
+  }
 }
 
 /** A weight in a dtype: its bits where it is stored so, converted by way of f32 where it is not. */

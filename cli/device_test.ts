@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { UnsupportedError } from "../core/mod.ts";
 import { findGpu, openDevice } from "./device.ts";
 import { memoryOutput } from "./log.ts";
-import { resolveBasis } from "./optimizer_choice.ts";
+import { resolveBasis } from "./optimizer_family.ts";
 
 const found = await findGpu();
 
@@ -37,6 +37,12 @@ Deno.test({
 });
 
 Deno.test("resolveBasis() takes the polar basis on a GPU unless another is named", () => {
-  assert.deepEqual([resolveBasis("auto", "webgpu"), resolveBasis("auto", "cpu")], ["polar", "subspace"]);
-  assert.deepEqual([resolveBasis("gram", "webgpu"), resolveBasis("polar", "cpu")], ["gram", "polar"]);
+  assert.deepEqual([
+    resolveBasis({ basis: "auto", optimizer: "galore_adamw" }, "webgpu"),
+    resolveBasis({ basis: "auto", optimizer: "galore_adamw" }, "cpu"),
+  ], ["polar", "subspace"]);
+  assert.deepEqual([
+    resolveBasis({ basis: "gram", optimizer: "galore_adamw" }, "webgpu"),
+    resolveBasis({ basis: "polar", optimizer: "galore_adamw" }, "cpu"),
+  ], ["gram", "polar"]);
 });

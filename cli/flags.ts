@@ -1,6 +1,6 @@
 /** The flags that several verbs share, declared once. Defaults stand in `options.ts`, so that recipes can set them. */
 import type { Flags } from "./arguments.ts";
-import { BASES, DEFAULTS, OPTIMIZERS, SCHEDULES } from "./options.ts";
+import { BASES, DEFAULTS, METHODS, OPTIMIZERS, PROJECTORS, SCHEDULES, STATES } from "./options.ts";
 
 const GROUPS = { model: "Model and data", optimizer: "Optimizer", schedule: "Schedule", device: "Device", run: "Run" };
 
@@ -57,7 +57,7 @@ export const optimizerFlags = {
     type: "number",
     integer: true,
     min: 1,
-    help: "vectors in each GaLore basis",
+    help: "vectors in each GaLore basis, or columns of each factor",
     defaultHelp: "hidden size / 4",
     group: GROUPS.optimizer,
   },
@@ -72,8 +72,8 @@ export const optimizerFlags = {
   scale: {
     type: "number",
     above: 0,
-    help: "multiplies GaLore's change",
-    defaultHelp: String(DEFAULTS.scale),
+    help: "multiplies the projected change",
+    defaultHelp: "0.25 GaLore and Fira, 1 APOLLO, 128 APOLLO-Mini",
     group: GROUPS.optimizer,
   },
   projType: {
@@ -97,12 +97,82 @@ export const optimizerFlags = {
     defaultHelp: DEFAULTS.refresh,
     group: GROUPS.optimizer,
   },
+  lazyRefresh: {
+    type: "boolean",
+    help: "renew a basis less often where its subspace hardly changes",
+    defaultHelp: "only q_galore",
+    group: GROUPS.optimizer,
+  },
+  moments: {
+    type: "string",
+    choices: ["keep", "transport"],
+    help: "what a new basis does to first moments",
+    defaultHelp: DEFAULTS.moments,
+    group: GROUPS.optimizer,
+  },
+  projector: {
+    type: "string",
+    choices: PROJECTORS,
+    help: "how bases are stored",
+    defaultHelp: "int4 for q_galore, else as the weights",
+    group: GROUPS.optimizer,
+  },
+  states: {
+    type: "string",
+    choices: STATES,
+    help: "how moments are stored",
+    defaultHelp: "8bit where the optimizer's name says so, else f32",
+    group: GROUPS.optimizer,
+  },
+  stateBlock: {
+    type: "number",
+    integer: true,
+    min: 256,
+    max: 4096,
+    help: "elements that share a scale in 8-bit states, such as 256 or 2048",
+    defaultHelp: String(DEFAULTS.stateBlock),
+    group: GROUPS.optimizer,
+  },
+  stateRounding: {
+    type: "string",
+    choices: ["safe", "stock"],
+    help: "8-bit states: never lose a second moment, or round as bitsandbytes",
+    defaultHelp: DEFAULTS.stateRounding,
+    group: GROUPS.optimizer,
+  },
+  residual: {
+    type: "string",
+    choices: ["orthogonal", "released"],
+    help: "what Fira takes away from the gradient: its projection, or scale times that",
+    defaultHelp: DEFAULTS.residual,
+    group: GROUPS.optimizer,
+  },
+  relativeStep: {
+    type: "boolean",
+    help: "Adafactor at its own rate, which falls as 1 / sqrt(step)",
+    group: GROUPS.optimizer,
+  },
+  scaleParameter: {
+    type: "boolean",
+    help: "Adafactor at the rate times each parameter's root mean square",
+    group: GROUPS.optimizer,
+  },
+  perLayer: {
+    type: "boolean",
+    help: "update each parameter as soon as backward has its gradient",
+    group: GROUPS.optimizer,
+  },
+  clipExact: {
+    type: "boolean",
+    help: "with --grad-accum, add up whole gradients, so that their norm is exact",
+    group: GROUPS.optimizer,
+  },
   lr: {
     type: "number",
     above: 0,
     help: "peak learning rate",
     aliases: ["learningRate"],
-    defaultHelp: "0.02 GaLore, 0.003 Adam, 0.1 SGD",
+    defaultHelp: "by optimizer: 0.02 GaLore, 0.002 Adam",
     group: GROUPS.optimizer,
   },
   weightDecay: {
@@ -232,6 +302,13 @@ export const modelFlags = {
     defaultHelp: "the tokenizer's",
     group: GROUPS.model,
   },
+  method: {
+    type: "string",
+    choices: METHODS,
+    help: "train matrices whole, or as factors W = BA of --rank from scratch",
+    defaultHelp: DEFAULTS.method,
+    group: GROUPS.model,
+  },
   batch: {
     type: "number",
     integer: true,
@@ -342,6 +419,14 @@ export const runFlags = {
     min: 0,
     help: "steps between samples; 0: at the end",
     defaultHelp: String(DEFAULTS.sampleEvery),
+    group: GROUPS.run,
+  },
+  sampleTokens: {
+    type: "number",
+    integer: true,
+    min: 0,
+    help: "tokens of a sample; 0: no samples",
+    defaultHelp: String(DEFAULTS.sampleTokens),
     group: GROUPS.run,
   },
   prompt: {

@@ -1,27 +1,20 @@
 /**
- * The memory of a training run before it starts: one step on the dry backend, which counts what the allocator would hand
- * out and computes nothing. What it says is therefore what training allocates, not a formula beside it.
+ * The memory of a training run before it starts: steps of the training loop on the dry backend, under the policy of the
+ * device that is asked for. It counts what that device's allocator would hand out, temporaries of kernels included, and
+ * computes nothing. What it says is therefore what training allocates, not a formula beside it.
  */
-import {
-  backward,
-  bytesFor,
-  empty,
-  formatBytes,
-  type FusedName,
-  isHalf,
-  own,
-  Params,
-  scope,
-  sizeOf,
-  Tensor,
-  zeros,
-} from "../core/mod.ts";
-import { dryBackend, dryFused, dryUpdates } from "../backends/dry/mod.ts";
-import { LLAMA_PROJECTED, type LlamaConfig, llamaLoss, llamaWeights } from "../models/mod.ts";
+import { bytesFor, empty, formatBytes, isHalf, own, Params, sizeOf, Tensor } from "../core/mod.ts";
+import { type DryBackend, dryBackend, type PlannedGpu } from "../backends/dry/mod.ts";
+import { LLAMA_PROJECTED, type LlamaConfig, llamaWeights } from "../models/mod.ts";
 import { type BasisStrategy, Optimizer, type State, walkState } from "../optimizers/mod.ts";
-import { chooseOptimizer } from "./optimizer_choice.ts";
+import { elementCounts, modelShapes, paperMemory, type PaperMethod } from "./accounting.ts";
 import type { Device } from "./device.ts";
+import { checkMethod, type Method, resolveMethod } from "./method.ts";
+import { chooseOptimizer, driverOptions } from "./optimizer_choice.ts";
+import { isProjecting, resolveBasis, STRATEGIES } from "./optimizer_family.ts";
 import type { OptimizerOptions, Run } from "./options.ts";
+import { plannedBasis } from "./plan_basis.ts";
+import { trainLoop } from "./trainer.ts";
 
 /** Bytes by purpose. */
 export interface MemoryPlan {
@@ -40,121 +33,189 @@ export interface MemoryPlan {
   readonly activationBytes: number;
   /** Most bytes at once, over an ordinary step and one that renews every basis. */
   readonly peakBytes: number;
+  /** The same in blocks of the device's allocator: what `--memory-limit` must leave. */
+  readonly heldBytes: number;
   /** The largest tensor: a parameter's name or a description, and what a device must hold in one piece. */
   readonly largest: { readonly label: string; readonly bytes: number };
+  /** Weights, gradients and states as the GaLore paper counts them; left out where it has no such method. */
+  readonly paper?: { readonly weightBytes: number; readonly gradientBytes: number; readonly stateBytes: number };
 }
 
 /** What is planned. */
 export interface PlanRequest
-  extends OptimizerOptions, Pick<Run, "batch" | "seq" | "gradAccum" | "steps" | "seed" | "dtype"> {
+  extends OptimizerOptions, Pick<Run, "method" | "batch" | "seq" | "gradAccum" | "steps" | "seed" | "dtype"> {
   readonly checkpointActivations: boolean;
-  /** Whether the optimizer guards itself, as on a device that is not read every step. Default false. */
-  readonly guarded?: boolean;
-  /** What the device has fused kernels for. Default: the CPU's. */
-  readonly fused?: readonly FusedName[];
+  /** Whose allocations are counted. Default `cpu`. */
+  readonly policy?: "cpu" | "webgpu";
+  /** The card, under `webgpu`. Default: a large one. */
+  readonly gpu?: PlannedGpu;
 }
+
+/** What a plan takes from a device. */
+type PlannedDevice = Pick<Device, "kind" | "adapter"> & {
+  /** The GPU's own choices. */
+  readonly gpu?: { readonly subgroups: boolean; readonly tiles: { entries(): Record<string, string> } };
+};
 
 /** A run as it would be on a device. */
-export function planRequest(run: Run, device: Pick<Device, "fused" | "readSync">): PlanRequest {
-  return { ...run, guarded: !device.readSync, fused: Object.keys(device.fused) as FusedName[] };
+export function planRequest(run: Run, { kind, adapter, gpu }: PlannedDevice): PlanRequest {
+  if (!adapter) return { ...run, policy: kind };
+  const { limits, isSoftware } = adapter;
+  return { ...run, policy: kind, gpu: { limits, isSoftware, subgroups: gpu?.subgroups, tiles: gpu?.tiles.entries() } };
 }
-
-const CPU_FUSED: readonly FusedName[] = [
-  "softmax",
-  "crossEntropy",
-  "rmsNorm",
-  "layerNorm",
-  "gelu",
-  "silu",
-  "swiglu",
-  "rope",
-  "attention",
-];
-
-/** A basis of the right shape, and nothing in it. */
-const emptyBasis: BasisStrategy = {
-  name: "empty",
-  options: {},
-  compute: (gradient, { side, rank }) =>
-    Promise.resolve(own(empty(gradient.backend, [rank, gradient.shape[side === "left" ? 0 : 1]]))),
-};
 
 /** Runs three steps of a configuration on the dry backend, the first and the third with every basis due. */
 export async function planMemory(config: LlamaConfig, request: PlanRequest): Promise<MemoryPlan> {
-  const { dtype, guarded: guard = false, fused = CPU_FUSED, rounding } = request;
-  using backend = dryBackend({ fused: dryFused(fused), updates: dryUpdates() });
+  const { dtype, policy = "cpu", gpu } = request;
+  const method = resolveMethod(request, config);
+  const open = () => dryBackend({ policy, gpu });
+  using backend = open();
   using params = new Params(backend);
-  const shapes = new Map<string, readonly number[]>();
-  let projectedParameters = 0;
-  for (const [name, { shape }] of llamaWeights(config)) {
-    shapes.set(name, shape);
-    params.set(name, own(empty(backend, shape, dtype, name)));
-    if (LLAMA_PROJECTED.test(name)) projectedParameters += sizeOf(shape);
-  }
-  // all bases in the first step, none in the second, all again in the third
-  const choice = chooseOptimizer({ ...request, updateProjGap: 2, refresh: "together" }, {
-    ...request,
-    shapes,
-    projected: LLAMA_PROJECTED,
-    hiddenSize: config.hidden_size,
-    basis: emptyBasis,
-  });
-  using optimizer = new Optimizer(params, choice.routing, { clip: request.clip || undefined, guard, rounding });
-  const first = await dryStep(config, request, params, optimizer);
-  const second = await dryStep(config, request, params, optimizer);
-  const third = await dryStep(config, request, params, optimizer); // new bases beside the old ones
+  for (const [name, { shape }] of method.weights) params.set(name, own(empty(backend, shape, dtype, name)));
+  using optimizer = await plannedOptimizer(request, { params, method, config, open });
+  const [first, second, third] = await planSteps(request, { params, method, config, optimizer, backend });
   const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
   const standing = params.bytes + optimizerBytes + projectorBytes;
+  // staggered, only the first step has every gradient in full; layer by layer there is one at a time
+  const worst = request.refresh === "together" || request.perLayer ? [first, second, third] : [first, second];
+  const projected = [...method.weights].filter(([name]) => method.projected.test(name));
   return {
     parameters: params.size,
-    projectedParameters,
+    projectedParameters: projected.reduce((sum, [, { shape }]) => sum + sizeOf(shape), 0),
     weightBytes: params.bytes,
     gradientBytes: second.staged,
     refreshGradientBytes: first.staged,
     optimizerBytes,
     projectorBytes,
     activationBytes: Math.max(0, second.peak - standing),
-    // staggered, only the first step has every gradient in full
-    peakBytes: Math.max(first.peak, second.peak, request.refresh === "together" ? third.peak : 0),
+    peakBytes: Math.max(...worst.map(({ peak }) => peak)),
+    heldBytes: Math.max(...worst.map(({ held }) => held)),
     largest: backend.largest(),
+    paper: paperPlan(config, request),
   };
 }
 
-async function dryStep(
-  config: LlamaConfig,
-  { batch, seq, gradAccum, checkpointActivations }: PlanRequest,
-  params: Params,
-  optimizer: Optimizer,
-) {
-  const { backend } = params;
-  backend.resetPeak();
-  for (let micro = 0; micro < gradAccum; micro++) {
-    using _ = scope("dry step");
-    const tokens = zeros(backend, [batch, seq], "i32");
-    const targets = zeros(backend, [batch, seq], "i32");
-    const loss = llamaLoss(params, config, tokens, targets, { recompute: checkpointActivations });
-    backward(loss, optimizer.stage);
-  }
-  let staged = 0;
-  for (const { staged: tensor } of optimizer.snapshot().leaves.values()) {
-    if (tensor) staged += bytesFor(tensor.dtype, tensor.size);
-  }
-  if (optimizer.refreshDue) await optimizer.refresh();
-  optimizer.commit();
-  return { peak: backend.memory().peak, staged };
+interface PlannedParts {
+  readonly params: Params;
+  readonly method: Method;
+  readonly config: LlamaConfig;
 }
+
+/** The run's optimizer, whose bases come out empty: all due in the first step, none in the second, all in the third. */
+async function plannedOptimizer(
+  request: PlanRequest,
+  { params, method, config, open }: PlannedParts & { readonly open: () => DryBackend },
+): Promise<Optimizer> {
+  const { policy = "cpu", gpu, projType } = request;
+  const shapes = new Map([...method.weights].map(([name, { shape }]) => [name, shape]));
+  const matrices = [...shapes].filter(([name]) => method.projected.test(name)).map(([, shape]) => shape);
+  const rank = rankOf(request, config);
+  const strategy: BasisStrategy = STRATEGIES[resolveBasis(request, policy)]();
+  const choice = chooseOptimizer({ ...request, updateProjGap: 2, refresh: "together", lazyRefresh: false }, {
+    ...request,
+    shapes,
+    projected: method.projected,
+    hiddenSize: config.hidden_size,
+    basis: isProjecting(request.optimizer)
+      ? await plannedBasis(strategy, { shapes: matrices, rank, projType, device: [policy, gpu], open })
+      : undefined,
+  });
+  checkMethod(method, choice, request.optimizer);
+  return new Optimizer(params, choice.routing, driverOptions(request, params.backend));
+}
+
+/** Vectors in each basis. */
+export function rankOf({ rank }: Pick<Run, "rank">, { hidden_size }: Pick<LlamaConfig, "hidden_size">): number {
+  return rank ?? Math.max(1, Math.floor(hidden_size / 4));
+}
+
+interface StepPlan {
+  peak: number;
+  held: number;
+  /** Most that was staged at once, or the largest gradient where each is used up as it comes. */
+  staged: number;
+}
+
+async function planSteps(
+  { batch, seq, checkpointActivations: recompute, perLayer, clip }: PlanRequest,
+  { params, method, config, optimizer, backend }: PlannedParts & { optimizer: Optimizer; backend: DryBackend },
+): Promise<StepPlan[]> {
+  const steps: StepPlan[] = [];
+  const watched = watchStaged(optimizer, perLayer && !clip);
+  const rows = { batch, seq, tokens: new Uint32Array(batch * (seq + 1)) };
+  const forward = { recompute };
+  const parts = { backend, params, view: method.view(params), config, optimizer, forward };
+  await trainLoop({ ...parts, nextBatch: () => Promise.resolve(rows) }, {
+    startStep: 0,
+    startTokens: 0,
+    steps: 3,
+    afterSteps: ([row]) => {
+      steps.push({ peak: row.memoryBytes, held: backend.peakHeld(), staged: watched.take() });
+      return Promise.resolve(false);
+    },
+  });
+  return steps;
+}
+
+/** Listens to what backward hands to an optimizer; where each gradient is used up as it comes, the largest counts. */
+function watchStaged(optimizer: Optimizer, isUsedUp: boolean): { take(): number } {
+  const stage = optimizer.stage;
+  let most = 0;
+  const listening: Optimizer["stage"] = (name, gradient) => {
+    stage(name, gradient);
+    let staged = isUsedUp ? bytesOf(gradient) : 0;
+    if (!isUsedUp) {
+      for (const leaf of optimizer.snapshot().leaves.values()) staged += leaf.staged ? bytesOf(leaf.staged) : 0;
+    }
+    most = Math.max(most, staged);
+  };
+  Object.defineProperty(optimizer, "stage", { value: listening });
+  return {
+    take: () => {
+      const bytes = most;
+      most = 0;
+      return bytes;
+    },
+  };
+}
+
+function bytesOf(tensor: Tensor): number {
+  return bytesFor(tensor.dtype, tensor.size);
+}
+
+/** What the paper would print for a run; undefined for optimizers that it has no rule for. */
+function paperPlan(config: LlamaConfig, request: PlanRequest): MemoryPlan["paper"] {
+  const usual = PAPER_METHODS[request.optimizer];
+  const isFactored = request.method === "lowrank";
+  if (!usual || isFactored && usual !== "full") return undefined;
+  const method = isFactored ? "low_rank" : usual;
+  const model = modelShapes(llamaWeights(config), LLAMA_PROJECTED);
+  const rank = rankOf(request, config);
+  const { weights, states } = paperMemory(model, method, rank);
+  const largest = Math.max(...[...model.values()].map(({ shape }) => sizeOf(shape)));
+  const gradientBytes = 2 * (request.perLayer ? largest : elementCounts(model, rank)[isFactored ? "lowRank" : "all"]);
+  return { weightBytes: weights, gradientBytes, stateBytes: states };
+}
+
+const PAPER_METHODS: Partial<Record<string, PaperMethod>> = {
+  adam: "full",
+  adamw: "full",
+  adamw_8bit: "full_8bit",
+  galore_adamw: "galore",
+  galore_adamw_8bit: "galore_8bit",
+};
 
 /** Bytes of moments with master copies, and of bases. */
 export function stateBytesOf(optimizer: Optimizer): { optimizerBytes: number; projectorBytes: number } {
   let optimizerBytes = 0;
   let projectorBytes = 0;
   for (const { state, master } of optimizer.snapshot().leaves.values()) {
-    if (master) optimizerBytes += bytesFor(master.dtype, master.size);
+    if (master) optimizerBytes += bytesOf(master);
     walkState(state as State, (path, value) => {
       if (!(value instanceof Tensor)) return;
-      const bytes = bytesFor(value.dtype, value.size);
-      if (/(^|\/)(left|right)$/.test(path)) projectorBytes += bytes;
-      else optimizerBytes += bytes;
+      // a basis may be stored in parts
+      if (/(^|\/)(left|right)(\/|$)/.test(path)) projectorBytes += bytesOf(value);
+      else optimizerBytes += bytesOf(value);
     });
   }
   return { optimizerBytes, projectorBytes };
@@ -166,23 +227,30 @@ export function stateBytesByName(optimizer: Optimizer, { rounding }: Pick<Run, "
   for (const [name, { state }] of optimizer.snapshot().leaves) {
     const param = optimizer.params.get(name);
     let total = isHalf(param.dtype) && rounding === "master" ? bytesFor("f32", param.size) : 0;
-    walkState(state as State, (_, value) => total += value instanceof Tensor ? bytesFor(value.dtype, value.size) : 0);
+    walkState(state as State, (_, value) => total += value instanceof Tensor ? bytesOf(value) : 0);
     bytes.set(name, total);
   }
   return bytes;
 }
 
-/** The plan as rows of a table: what, bytes. */
+/** The plan as rows of a table: what, bytes, and what the paper would print. */
 export function planRows(plan: MemoryPlan): string[][] {
-  const row = (what: string, bytes: number) => [what, formatBytes(bytes)];
+  const { paper } = plan;
+  const row = (what: string, bytes: number, printed?: number) => [
+    what,
+    formatBytes(bytes),
+    printed === undefined ? "" : formatBytes(printed),
+  ];
   return [
-    row("weights", plan.weightBytes),
-    row("gradients", plan.gradientBytes),
+    ["", "bytes", paper ? "paper's rule" : ""],
+    row("weights", plan.weightBytes, paper?.weightBytes),
+    row("gradients", plan.gradientBytes, paper?.gradientBytes),
     row("gradients at a refresh", plan.refreshGradientBytes),
-    row("optimizer state", plan.optimizerBytes),
+    row("optimizer state", plan.optimizerBytes, paper?.stateBytes),
     row("projectors", plan.projectorBytes),
     row("activations", plan.activationBytes),
     row("peak", plan.peakBytes),
+    row("in the device's blocks", plan.heldBytes),
     row(`largest tensor, ${plan.largest.label}`, plan.largest.bytes),
   ];
 }

@@ -1,7 +1,7 @@
 /** From `--model` to a configuration and weights: a built-in name starts from scratch, a folder goes on from its weights. */
 import type { Backend, Params } from "../core/mod.ts";
 import type { Tokenizer } from "../data/mod.ts";
-import { initLlama, type LlamaConfig, llamaConfig } from "../models/mod.ts";
+import { initLlama, initLowRank, type LlamaConfig, llamaConfig } from "../models/mod.ts";
 import { loadConfig, loadModel } from "./checkpoint.ts";
 import { baseName, FileFolder } from "./files.ts";
 import type { Run } from "./options.ts";
@@ -56,12 +56,22 @@ export function checkVocabulary(vocab: number, tokenizer: Tokenizer, model: stri
   }
 }
 
-/** The weights of a model source on a backend. */
+/**
+ * The weights of a model source on a backend: whole, or factors of `rank`.
+ *
+ * @throws RangeError for factors of a folder's weights
+ */
 export async function makeParams(
   backend: Backend,
   { config, folder }: ModelSource,
-  { seed, dtype }: Pick<Run, "seed" | "dtype">,
+  { seed, dtype, rank }: Pick<Run, "seed" | "dtype"> & { readonly rank?: number },
 ): Promise<Params> {
+  if (rank !== undefined) {
+    if (folder === undefined) return initLowRank(backend, config, { seed, dtype, rank });
+    throw new RangeError(
+      `Cannot train with --method lowrank: it starts from scratch, by a built-in name: got ${folder}`,
+    );
+  }
   if (!folder) return initLlama(backend, config, seed, dtype);
   return (await loadModel(backend, new FileFolder(folder), dtype)).params;
 }

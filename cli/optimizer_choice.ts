@@ -1,29 +1,22 @@
 /** From a run's options to an optimizer, and the table that says which parameter gets what. */
-import { bytesFor } from "../core/mod.ts";
+import { type Backend, bytesFor } from "../core/mod.ts";
 import {
   accumulate,
-  adamWPreset,
   type BasisStrategy,
   constant,
   cosine,
-  exactBasis,
-  galoreAdamW,
-  type GaloreOptions,
-  galoreSgd,
   galoreShapes,
-  gramBasis,
   linearDecay,
-  polarBasis,
+  type OptimizerOptions as DriverOptions,
   route,
   type Routing,
   type Rule,
   type Schedule,
-  sgd,
   sidesOf,
-  subspaceBasis,
   warmupStableDecay,
 } from "../optimizers/mod.ts";
-import type { BasisName, OptimizerOptions, Run } from "./options.ts";
+import { DEFAULT_RATES, familyRouting, isProjecting } from "./optimizer_family.ts";
+import type { OptimizerOptions, Run } from "./options.ts";
 
 /** An optimizer as chosen, with what is said about it at the start. */
 export interface OptimizerChoice {
@@ -42,25 +35,17 @@ export interface ChoiceContext {
   readonly steps: number;
   readonly gradAccum: number;
   readonly seed: number;
+  readonly dtype: Run["dtype"];
   /** Replaces the basis strategy: the planner's, which computes nothing. */
   readonly basis?: BasisStrategy;
 }
 
 /** Builds the optimizer of a run. @throws RangeError for a warm-up longer than the run. */
 export function chooseOptimizer(options: OptimizerOptions, context: ChoiceContext): OptimizerChoice {
-  const learningRate = options.lr ?? defaultRate(options);
+  const learningRate = options.lr ?? DEFAULT_RATES[options.optimizer];
   const schedule = makeSchedule(options, learningRate, context.steps);
-  const usesGalore = options.optimizer.startsWith("galore");
-  const rank = usesGalore ? options.rank ?? Math.max(1, Math.floor(context.hiddenSize / 4)) : undefined;
-  const common = {
-    learningRate: schedule,
-    weightDecay: options.weightDecay,
-    convention: options.convention,
-    beta1: options.beta1,
-    beta2: options.beta2,
-    eps: options.eps,
-  };
-  const base = baseRouting(options, common, context, rank);
+  const rank = rankOf(options, context.hiddenSize);
+  const base = familyRouting(options, { ...context, learningRate: schedule, rank: rank ?? 1 });
   const frozen = options.freeze.map((pattern) => [freezePattern(pattern), null] as const);
   if ([...context.shapes.keys()].every((name) => frozen.some(([pattern]) => pattern.test(name)))) {
     throw new RangeError("Cannot train: --freeze leaves no parameter to move");
@@ -95,8 +80,10 @@ function dropIdle(routes: readonly (readonly [RegExp, Rule | null])[], { shapes 
   });
 }
 
-function defaultRate({ optimizer }: OptimizerOptions): number {
-  return optimizer.startsWith("galore_adamw") ? 0.02 : optimizer.startsWith("adam") ? 0.003 : 0.1;
+/** Vectors in each basis of an optimizer that projects. */
+function rankOf({ optimizer, rank }: OptimizerOptions, hiddenSize: number): number | undefined {
+  if (!isProjecting(optimizer)) return undefined;
+  return optimizer === "apollo_mini" ? 1 : rank ?? Math.max(1, Math.floor(hiddenSize / 4));
 }
 
 function makeSchedule({ schedule, warmup, minLr }: OptimizerOptions, peak: number, total: number): Schedule {
@@ -116,46 +103,6 @@ function makeSchedule({ schedule, warmup, minLr }: OptimizerOptions, peak: numbe
   }
 }
 
-type Common = Parameters<typeof adamWPreset>[0];
-
-function baseRouting(options: OptimizerOptions, common: Common, context: ChoiceContext, rank = 1): Routing {
-  const { updateProjGap, scale, projType, momentum, refresh } = options;
-  const galore: GaloreOptions = {
-    rank,
-    updateProjGap,
-    scale,
-    projType,
-    refresh,
-    basis: context.basis ?? STRATEGIES[resolveBasis(options.basis, "cpu")](),
-    seed: context.seed,
-  };
-  const { projected } = context;
-  switch (options.optimizer) {
-    case "galore_adamw":
-      return galoreAdamW({ ...common, galore, projected });
-    case "galore_sgd":
-      return galoreSgd({ ...common, galore, projected, momentum });
-    case "sgd":
-      return route([[/(?:)/, sgd({ ...common, momentum })]]);
-    case "adam":
-    case "adamw":
-      return route([[/(?:)/, adamWPreset(common)]]);
-  }
-}
-
-const STRATEGIES = {
-  subspace: () => subspaceBasis(),
-  gram: gramBasis,
-  exact: exactBasis,
-  polar: () => polarBasis(),
-};
-
-/** What `auto` stands for on a device: subspace iteration factors on the host, the polar basis only multiplies. */
-export function resolveBasis(basis: BasisName, kind: "cpu" | "webgpu"): Exclude<BasisName, "auto"> {
-  if (basis !== "auto") return basis;
-  return kind === "webgpu" ? "polar" : "subspace";
-}
-
 function rankNotes(rank: number, { projType }: OptimizerOptions, { shapes, projected }: ChoiceContext): string[] {
   const cut = [...shapes].filter(([name, shape]) => projected.test(name) && rank > Math.min(...shape));
   if (cut.length === 0) return [];
@@ -164,6 +111,16 @@ function rankNotes(rank: number, { projType }: OptimizerOptions, { shapes, proje
     `rank ${rank} is larger than ${cut.length} of the projected matrices and is cut to their smaller side ` +
     `(${galoreShapes(shape, rank, projType).rank} for ${name})`,
   ];
+}
+
+/** How the driver works in a run. */
+export function driverOptions(
+  { clip, rounding, seed, perLayer, clipExact }: Pick<Run, "clip" | "rounding" | "seed" | "perLayer" | "clipExact">,
+  { readSync }: Pick<Backend, "readSync">,
+): DriverOptions {
+  // a read a step costs more than the step where the host cannot see the memory; updates amid backward cannot wait for one
+  const guard = !readSync || (perLayer && clip === 0);
+  return { clip: clip || undefined, guard, rounding, seed, perLayer, clipExact };
 }
 
 /** One row of the parameter table. */

@@ -6,7 +6,22 @@
 import type { Convention, ProjType, RefreshMode, Rounding } from "../optimizers/mod.ts";
 
 /** Optimizers by the names that users know. */
-export const OPTIMIZERS = ["galore_adamw", "galore_sgd", "adamw", "adam", "sgd"] as const;
+export const OPTIMIZERS = [
+  "galore_adamw",
+  "galore_adamw_8bit",
+  "galore_adafactor",
+  "galore_sgd",
+  "q_galore",
+  "fira",
+  "apollo",
+  "apollo_mini",
+  "adamw",
+  "adamw_8bit",
+  "adam",
+  "adafactor",
+  "muon",
+  "sgd",
+] as const;
 /** One of `OPTIMIZERS`. */
 export type OptimizerName = typeof OPTIMIZERS[number];
 
@@ -16,9 +31,24 @@ export const SCHEDULES = ["cosine", "linear", "constant", "wsd"] as const;
 export type ScheduleName = typeof SCHEDULES[number];
 
 /** Ways to find a basis, by name. */
-export const BASES = ["auto", "subspace", "gram", "exact", "polar"] as const;
+export const BASES = ["auto", "subspace", "randomized", "gram", "exact", "polar", "random"] as const;
 /** One of `BASES`. */
 export type BasisName = typeof BASES[number];
+
+/** How projectors are stored, by name. */
+export const PROJECTORS = ["auto", "f32", "bf16", "int8", "int4"] as const;
+/** One of `PROJECTORS`. */
+export type ProjectorName = typeof PROJECTORS[number];
+
+/** How moments are stored, by name. */
+export const STATES = ["auto", "f32", "bf16", "8bit"] as const;
+/** One of `STATES`. */
+export type StatesName = typeof STATES[number];
+
+/** What is trained of each projected matrix: all of it, or factors W = B A of a rank. */
+export const METHODS = ["full", "lowrank"] as const;
+/** One of `METHODS`. */
+export type MethodName = typeof METHODS[number];
 
 /** How an optimizer is set. Fields left out take the defaults of `DEFAULTS`. */
 export interface OptimizerOptions {
@@ -26,13 +56,36 @@ export interface OptimizerOptions {
   /** Vectors in each basis. Default: a quarter of the hidden size. */
   readonly rank?: number;
   readonly updateProjGap: number;
-  readonly scale: number;
+  /** Multiplies a projected change. Default: 0.25 for GaLore and Fira, 1 for APOLLO (its root counts), 128 for its Mini. */
+  readonly scale?: number;
   readonly projType: ProjType;
   /** How bases are found. `auto`: polar on a GPU, subspace on the CPU. */
   readonly basis: BasisName;
   /** Whether all bases are renewed in one step, or each in its turn. */
   readonly refresh: RefreshMode;
-  /** Peak learning rate. Default: 0.02 for GaLore, 0.003 for AdamW and Adam, 0.1 for SGD. */
+  /** Renews bases less often where the subspace hardly changes. Default: only `q_galore`. */
+  readonly lazyRefresh?: boolean;
+  /** What a new basis does to first moments. */
+  readonly moments: "keep" | "transport";
+  /** How bases are stored. `auto`: int4 for `q_galore`, bf16 beside bf16 weights, else f32. */
+  readonly projector: ProjectorName;
+  /** How moments of 4,096 elements and more are stored. `auto`: 8 bits where the optimizer's name says so, else f32. */
+  readonly states: StatesName;
+  /** Elements that share a scale in 8-bit states. */
+  readonly stateBlock: number;
+  /** How 8-bit states are rounded: without ever losing a second moment, or as bitsandbytes. */
+  readonly stateRounding: "safe" | "stock";
+  /** What Fira takes away from the gradient: its projection, or as the released code `scale` times that. */
+  readonly residual: "orthogonal" | "released";
+  /** Adafactor: its own rate, falling as 1 / sqrt(step); `lr` is not used then. */
+  readonly relativeStep: boolean;
+  /** Adafactor: the rate times the root mean square of the parameter. */
+  readonly scaleParameter: boolean;
+  /** Updates each parameter as soon as backward has its gradient. */
+  readonly perLayer: boolean;
+  /** Adds up whole gradients over micro-batches, so that their norm is exact. */
+  readonly clipExact: boolean;
+  /** Peak learning rate. Default: by optimizer, see `chooseOptimizer`. */
   readonly lr?: number;
   readonly weightDecay: number;
   readonly beta1: number;
@@ -66,6 +119,8 @@ export interface Run extends OptimizerOptions {
   readonly vocab?: number;
   /** Part of the text, at its end, that is held out. */
   readonly holdOut: number;
+  /** Whether matrices are trained whole, or as factors from the start. With factors, AdamW is the default optimizer. */
+  readonly method: MethodName;
   readonly batch: number;
   readonly seq: number;
   readonly gradAccum: number;
@@ -89,6 +144,8 @@ export interface Run extends OptimizerOptions {
   /** Batches an evaluation reads at most; 0: the whole held-out part. */
   readonly evalBatches: number;
   readonly sampleEvery: number;
+  /** Tokens of a sample; 0: no samples, also not at the end. */
+  readonly sampleTokens: number;
   readonly prompt?: string;
   /** Steps between checkpoints; 0: only at the end. */
   readonly saveEvery: number;
@@ -103,10 +160,19 @@ export const DEFAULTS: Run = {
   data: [],
   optimizer: "galore_adamw",
   updateProjGap: 200,
-  scale: 0.25,
   projType: "std",
   basis: "auto",
   refresh: "staggered",
+  moments: "keep",
+  projector: "auto",
+  states: "auto",
+  stateBlock: 256,
+  stateRounding: "safe",
+  residual: "orthogonal",
+  relativeStep: false,
+  scaleParameter: false,
+  perLayer: false,
+  clipExact: false,
   weightDecay: 0,
   beta1: 0.9,
   beta2: 0.999,
@@ -117,6 +183,7 @@ export const DEFAULTS: Run = {
   freeze: [],
   rounding: "stochastic",
   holdOut: 0.1,
+  method: "full",
   batch: 16,
   seq: 128,
   gradAccum: 1,
@@ -131,6 +198,7 @@ export const DEFAULTS: Run = {
   evalEvery: 100,
   evalBatches: 0,
   sampleEvery: 0,
+  sampleTokens: 400,
   saveEvery: 0,
   keep: 2,
   overfitBatch: false,

@@ -15,7 +15,9 @@ import { kebab } from "./verbs.ts";
  */
 export async function resolveRun(flags: Partial<Run>, recipePath?: string, saved: Partial<Run> = {}): Promise<Run> {
   const recipe = recipePath ? await loadRecipe(recipePath) : {};
-  return { ...DEFAULTS, ...saved, ...recipe, ...flags };
+  const asked = { ...saved, ...recipe, ...flags };
+  const optimizer = asked.method === "lowrank" ? "adamw" : DEFAULTS.optimizer; // factors need no projection
+  return { ...DEFAULTS, optimizer, ...asked };
 }
 
 async function loadRecipe(path: string): Promise<Partial<Run>> {

@@ -1,7 +1,7 @@
 /**
  * Going on with a run: refusing to call something else the same run.
  *
- * Architecture, dtype, optimizer, rank, basis, data, batch, sequence and seed must match. Steps, rates and gaps may be changed with
+ * Architecture, dtype, method, optimizer, rank, basis, data, batch, sequence and seed must match. Steps, rates and gaps may be changed with
  * flags; log cadence, threads and paths are free.
  */
 import { exists, join, readJsonFile } from "./files.ts";
@@ -10,7 +10,22 @@ import type { Run } from "./options.ts";
 import type { TrainingSetup } from "./training_setup.ts";
 
 /** What runs did before they wrote these options down. */
-const BEFORE = { refresh: "together", rounding: "stochastic", basis: "subspace", dtype: "f32" } as const;
+const BEFORE = {
+  refresh: "together",
+  rounding: "stochastic",
+  basis: "subspace",
+  dtype: "f32",
+  method: "full",
+  moments: "keep",
+  projector: "auto",
+  states: "auto",
+  stateBlock: 256,
+  stateRounding: "safe",
+  residual: "orthogonal",
+  relativeStep: false,
+  scaleParameter: false,
+  clipExact: false,
+} as const;
 
 /** The options that a run was started with. */
 export async function readRun(folder: RunFolder): Promise<Partial<Run>> {
@@ -20,17 +35,29 @@ export async function readRun(folder: RunFolder): Promise<Partial<Run>> {
 }
 
 /** What must be the same for a resumed run to be the same run. */
-export function identityOf({ run, model, data, tokenizer, choice }: TrainingSetup): Record<string, unknown> {
+export function identityOf({ run, model, method, data, tokenizer, choice }: TrainingSetup): Record<string, unknown> {
   const { optimizer, projType, basis, refresh, convention, beta1, beta2, momentum, batch, seq, gradAccum } = run;
-  const { dtype, rounding, seed, freeze } = run;
+  const { dtype, rounding, seed, freeze, lazyRefresh, moments, projector, states, stateBlock, stateRounding } = run;
+  const { residual, relativeStep, scaleParameter, clipExact } = run;
   return {
     model: model.config,
     optimizer,
-    rank: choice.rank ?? null,
+    method: run.method,
+    rank: choice.rank ?? method.rank ?? null,
     projType,
     basis,
     refresh,
     convention: convention ?? null,
+    lazyRefresh: lazyRefresh ?? null,
+    moments,
+    projector,
+    states,
+    stateBlock,
+    stateRounding,
+    residual,
+    relativeStep,
+    scaleParameter,
+    clipExact,
     beta1,
     beta2,
     momentum,
@@ -54,7 +81,7 @@ export function checkIdentity(
   saved: Readonly<Record<string, unknown>>,
   now: Readonly<Record<string, unknown>>,
 ): void {
-  const differences = differencesOf({ ...BEFORE, ...saved }, JSON.parse(JSON.stringify(now)));
+  const differences = differencesOf({ ...BEFORE, lazyRefresh: null, ...saved }, JSON.parse(JSON.stringify(now)));
   if (differences.length > 0) throw new RangeError(`Cannot resume ${run}: the run differs: ${differences.join("; ")}`);
 }
 

@@ -38,9 +38,32 @@ const RUNS: [string, string[], number[]][] = [
   ["adam, frozen embeddings, accumulating", ["--optimizer", "adam", "--freeze", "embed", "--grad-accum", "2"], [5]],
 ];
 
-for (const [what, flags, stops] of RUNS) {
+/** Wide enough for its moments to be stored in 8 bits. */
+const ROOMY = ["--model", "roomy", "--rank", "48", "--optimizer"];
+
+const FAMILY: [string, string[], number[]][] = [
+  ["galore_adamw_8bit", [...ROOMY, "galore_adamw_8bit"], [2, 4]],
+  ["galore_adamw_8bit, layer by layer, blocks of 2048, transported", [
+    ...ROOMY,
+    ...["galore_adamw_8bit", "--per-layer", "--clip", "0", "--state-block", "2048", "--moments", "transport"],
+  ], [5, 7]],
+  ["galore_adamw, layer by layer, clipped, accumulating", ["--per-layer", "--grad-accum", "2"], [4]],
+  ["galore_adamw, two micro-batches, exact norm", ["--grad-accum", "2", "--clip-exact"], [6]],
+  ["galore_adafactor", ["--optimizer", "galore_adafactor", "--weight-decay", "0.1"], [4]],
+  ["q_galore", [...ROOMY, "q_galore"], [1, 6]],
+  ["fira", ["--optimizer", "fira"], [5]],
+  ["apollo", ["--optimizer", "apollo", "--states", "bf16", "--model", "roomy", "--rank", "48"], [4, 5]],
+  ["apollo_mini", ["--optimizer", "apollo_mini"], [3]],
+  ["adamw_8bit", [...ROOMY.slice(0, 2), "--optimizer", "adamw_8bit"], [3]],
+  ["adamw in bf16 states", [...ROOMY.slice(0, 2), "--optimizer", "adamw", "--states", "bf16"], [3]],
+  ["adafactor at its own rate", ["--optimizer", "adafactor", "--relative-step", "--scale-parameter"], [3]],
+  ["muon", ["--optimizer", "muon"], [3]],
+];
+
+for (const [what, flags, stops] of [...RUNS, ...FAMILY]) {
   Deno.test(`train() gives the same bits when resumed: ${what}`, async () => {
     await using workspace = await Workspace.open();
+    await writeTinyModel("roomy", { config: tinyConfig({ hidden_size: 96, intermediate_size: 128, head_dim: 48 }) });
     const whole = await workspace.train("--out", "whole", "--steps", "10", ...EVERY_STEP, ...flags);
     assert.equal(whole.code, 0, whole.err);
     const expected = await essence("whole", 10);

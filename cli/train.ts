@@ -1,9 +1,8 @@
 /** `train`: from flags to a trained model in a run folder, with what happened beside it. */
-import { formatBytes, type Params } from "../core/mod.ts";
+import { formatBytes } from "../core/mod.ts";
 import { Batches } from "../data/mod.ts";
-import { openWeights } from "../models/mod.ts";
 import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
-import { loadOptimizer, loadTrainingState, readWeight, type TrainingState } from "./checkpoint.ts";
+import { loadOptimizer, loadParams, loadTrainingState, type TrainingState } from "./checkpoint.ts";
 import { FileFolder } from "./files.ts";
 import { dataFlags, deviceFlags, modelFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import { formatTable, type Output } from "./log.ts";
@@ -51,7 +50,7 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
 
 async function dryRunOnce(setup: TrainingSetup, output: Output): Promise<void> {
   const plan = await planMemory(setup.model.config, planRequest(setup.run, setup.backend));
-  for (const line of formatTable(planRows(plan), "lr")) output.err(line);
+  for (const line of formatTable(planRows(plan), "lrr")) output.err(line);
   const { batch, seed } = setup.run;
   await using batches = new Batches(setup.data.path, { batch, seed, readers: 0 });
   const forward = { recompute: setup.run.checkpointActivations };
@@ -82,12 +81,7 @@ async function restore(folder: RunFolder, setup: TrainingSetup, output: Output):
       `warning: the run was computed with ${state.kernelPath}, now with ${setup.backend.kernelPath}: last bits may differ`,
     );
   }
-  await loadWeights(checkpoint, setup.params);
+  await loadParams(checkpoint, setup.params);
   await loadOptimizer(checkpoint, setup.optimizer, setup.backend);
   return state;
-}
-
-async function loadWeights(checkpoint: FileFolder, params: Params): Promise<void> {
-  await using weights = await openWeights(checkpoint);
-  for (const [name, tensor] of params.entries()) tensor.write(await readWeight(weights, name, tensor.dtype));
 }

@@ -9,7 +9,7 @@
  * A step is synchronous between its awaits, and the loop yields a macrotask after each, so that signals, timers and
  * reader workers are served.
  */
-import { type Backend, backward, fromArray, type Params, scope, type Tensor } from "../core/mod.ts";
+import { type Backend, backward, fromArray, type Params, type ParamsView, scope, type Tensor } from "../core/mod.ts";
 import { type LlamaConfig, llamaFlopsPerToken, llamaLoss, type LlamaOptions } from "../models/mod.ts";
 import type { Optimizer } from "../optimizers/mod.ts";
 import { splitRows, type TokenRows } from "./evaluation.ts";
@@ -38,6 +38,8 @@ export interface StepRow {
 export interface TrainerParts {
   readonly backend: Backend;
   readonly params: Params;
+  /** The weights as the model sees them. Default: as they are. */
+  readonly view?: ParamsView;
   readonly config: LlamaConfig;
   readonly optimizer: Optimizer;
   /** The next batch in order. */
@@ -176,12 +178,13 @@ async function guardedRefresh(optimizer: Optimizer, step: number): Promise<void>
 }
 
 /** One forward and backward pass; every activation dies with the scope, even on a throw. */
-function stageBatch({ backend, params, config, optimizer, forward }: TrainerParts, rows: TokenRows): Tensor {
+function stageBatch(parts: TrainerParts, rows: TokenRows): Tensor {
+  const { backend, params, view = params, config, optimizer, forward } = parts;
   using step = scope("train step");
   const { inputs, targets } = splitRows(rows);
   const shape = [rows.batch, rows.seq];
   const tokens = fromArray(backend, inputs, shape);
-  const loss = llamaLoss(params, config, tokens, fromArray(backend, targets, shape), forward);
+  const loss = llamaLoss(view, config, tokens, fromArray(backend, targets, shape), forward);
   backward(loss, optimizer.stage); // each gradient is projected, or held, and freed as it is finished
   return step.keep(loss);
 }
@@ -191,7 +194,14 @@ export function macrotask(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Model FLOP/s of a step: what a hardware utilisation is a part of. */
-export function modelFlops(config: LlamaConfig, seq: number, tokensPerSecond: number): number {
-  return llamaFlopsPerToken(config, seq) * tokensPerSecond;
+/** Model FLOP/s of a step: what a hardware utilisation is a part of. `weights` are those that are trained. */
+export function modelFlops(
+  config: LlamaConfig,
+  { seq, tokensPerSecond, weights }: {
+    readonly seq: number;
+    readonly tokensPerSecond: number;
+    readonly weights?: Parameters<typeof llamaFlopsPerToken>[2];
+  },
+): number {
+  return llamaFlopsPerToken(config, seq, weights) * tokensPerSecond;
 }

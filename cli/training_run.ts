@@ -2,6 +2,7 @@
 import type { TrainingState } from "./checkpoint.ts";
 import { saveModel, saveTraining } from "./checkpoint.ts";
 import { Batches, CorruptDataError } from "../data/mod.ts";
+import { reportBases, type State } from "../optimizers/mod.ts";
 import { DiskFullError, writeFolderDurably } from "./durable.ts";
 import { evaluate, splitBatches, type TokenRows } from "./evaluation.ts";
 import { exists } from "./files.ts";
@@ -27,7 +28,7 @@ export interface RunStart {
 /** Trains to the end, or to a signal, and leaves a run folder behind. */
 export async function runTraining(setup: TrainingSetup, { folder, resumed }: RunStart, output: Output): Promise<void> {
   const { run } = setup;
-  const name = `${setup.model.name}-${run.optimizer}`;
+  const name = `${setup.model.name}-${run.method === "full" ? "" : `${run.method}-`}${run.optimizer}`;
   using created = folder ? undefined : await createRun(run.out, name, new Date());
   try {
     await runIn(folder ?? created!, setup, resumed, output);
@@ -135,8 +136,9 @@ class Session implements Disposable {
   }
 
   #log(row: StepRow, peak: number): void {
-    const { model, run } = this.setup;
-    const mfu = modelFlops(model.config, run.seq, row.tokensPerSecond) / peak;
+    const { model, run, method } = this.setup;
+    const { tokensPerSecond } = row;
+    const mfu = modelFlops(model.config, { seq: run.seq, tokensPerSecond, weights: method.weights }) / peak;
     this.output.err(formatStep({ ...row, steps: run.steps, mfu }));
   }
 
@@ -152,11 +154,11 @@ class Session implements Disposable {
   }
 
   async #evaluate(): Promise<void> {
-    const { run, data, backend, params, model } = this.setup;
+    const { run, data, backend, view, model } = this.setup;
     if (!data.store.splits.includes("validation")) return;
     const rows = data.store.split("validation").rows;
     const options = { split: "validation" as const, batch: run.batch, batches: run.evalBatches };
-    const { loss } = await evaluate(backend, params, model.config, splitBatches(data.path, rows, options));
+    const { loss } = await evaluate(backend, view, model.config, splitBatches(data.path, rows, options));
     this.#validation = loss;
     this.metrics.append({ step: this.#step, validationLoss: loss });
     this.output.err(`step ${String(this.#step).padStart(4)} | held-out loss ${loss.toFixed(4)} ${this.#unit}`);
@@ -201,11 +203,12 @@ class Session implements Disposable {
   }
 
   async #sample(): Promise<void> {
-    const { backend, params, model, tokenizer, run } = this.setup;
+    const { backend, view, model, tokenizer, run } = this.setup;
+    if (run.sampleTokens === 0) return;
     const prompt = await this.#prompt();
     const ids = [...prompt];
-    const options = { tokens: 400, temperature: 0.6, topK: 0, seed: run.seed };
-    for await (const token of generateTokens(backend, params, model.config, prompt, options)) ids.push(token);
+    const options = { tokens: run.sampleTokens, temperature: 0.6, topK: 0, seed: run.seed };
+    for await (const token of generateTokens(backend, view, model.config, prompt, options)) ids.push(token);
     const text = tokenizer.decode(ids);
     this.#samples.push(text);
     this.output.err(`sample after step ${this.#step}:`);
@@ -221,9 +224,20 @@ class Session implements Disposable {
     return row.slice(0, Math.min(32, run.seq));
   }
 
+  /** What bases went through, where there is something to tell. */
+  #tellBases(): void {
+    const states = [...this.setup.optimizer.snapshot().leaves.values()].map(({ state }) => state as State);
+    const { skipped, overlap } = reportBases(states);
+    if (skipped > 0) this.output.err(`warning: ${skipped} renewals found no basis and kept the one before`);
+    if (overlap !== undefined) {
+      this.output.err(`bases     ${(100 * overlap).toFixed(0)}% of a subspace was kept at the last renewals`);
+    }
+  }
+
   /** Last evaluation, checkpoint, sample, report and summary. */
   async finish(): Promise<void> {
     await this.#save();
+    this.#tellBases();
     if (this.#stop.stopRequested) {
       await this.#report(await readMetrics(this.folder.metrics), []);
       this.output.err(`stopped after step ${this.#step}; go on with --resume ${this.folder.path}`);
@@ -249,9 +263,10 @@ class Session implements Disposable {
   }
 
   async #report(rows: readonly MetricsRow[], baselines: readonly Baseline[]): Promise<void> {
-    const { run, model, params, backend, choice } = this.setup;
+    const { run, model, method, params, backend, choice } = this.setup;
     const [head, ...body] = parameterRows(this.setup);
-    const rank = choice.rank === undefined ? "" : `, rank ${choice.rank}`;
+    const factors = method.rank === undefined ? "" : `, W = BA of rank ${method.rank}`;
+    const rank = choice.rank === undefined ? factors : `, rank ${choice.rank}`;
     await writeReport(this.folder.report, {
       title: this.folder.name,
       subtitle: `${model.name}, ${params.size.toLocaleString("en-US")} weights, ${run.optimizer}${rank}, ` +

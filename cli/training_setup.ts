@@ -1,15 +1,16 @@
 /** What a training run is made of, opened and printed: device, data, model, weights, optimizer. */
-import { formatBytes, isHalf, OutOfMemoryError, type Params } from "../core/mod.ts";
+import { formatBytes, isHalf, OutOfMemoryError, type Params, type ParamsView } from "../core/mod.ts";
 import type { Tokenizer } from "../data/mod.ts";
-import { LLAMA_PROJECTED, llamaWeights } from "../models/mod.ts";
 import { Optimizer } from "../optimizers/mod.ts";
 import { chooseTokenizer, type DataSource, DEFAULT_TEXT, openData } from "./data_source.ts";
 import { type Device, largestTensorOf, openDevice } from "./device.ts";
 import { exists } from "./files.ts";
 import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRequest, stateBytesByName } from "./memory_plan.ts";
+import { checkMethod, type Method, resolveMethod } from "./method.ts";
 import { makeParams, type ModelSource, resolveModel } from "./model_source.ts";
-import { chooseOptimizer, type OptimizerChoice, parameterTable, resolveBasis } from "./optimizer_choice.ts";
+import { chooseOptimizer, driverOptions, type OptimizerChoice, parameterTable } from "./optimizer_choice.ts";
+import { resolveBasis } from "./optimizer_family.ts";
 import type { Run } from "./options.ts";
 
 /** Everything that a run needs, opened. */
@@ -20,7 +21,10 @@ export interface TrainingSetup {
   readonly data: DataSource;
   readonly tokenizer: Tokenizer;
   readonly model: ModelSource;
+  readonly method: Method;
   readonly params: Params;
+  /** The weights as the model sees them. */
+  readonly view: ParamsView;
   readonly choice: OptimizerChoice;
   readonly optimizer: Optimizer;
 }
@@ -35,27 +39,28 @@ export async function prepareTraining(asked: Run, output: Output): Promise<Train
   const model = await resolveModel(asked, tokenizer);
   const backend = await openDevice(asked, output);
   try {
-    const run = { ...asked, data: request.data, basis: resolveBasis(asked.basis, backend.kind) };
+    const run = { ...asked, data: request.data, basis: resolveBasis(asked, backend.kind) };
     if (isHalf(run.dtype) && backend.kind === "cpu") {
       throw new RangeError(`Cannot train in ${run.dtype} on the CPU: use --dtype f32`);
     }
     await checkMemory(run, model, backend);
     const data = await openData(request, tokenizer);
-    const params = await makeParams(backend, model, run);
-    const shapes = new Map([...llamaWeights(model.config)].map(([name, { shape }]) => [name, shape]));
+    const method = resolveMethod(run, model.config);
+    const shapes = new Map([...method.weights].map(([name, { shape }]) => [name, shape]));
     const choice = chooseOptimizer(run, {
       steps: run.steps,
       gradAccum: run.gradAccum,
       seed: run.seed,
+      dtype: run.dtype,
       shapes,
-      projected: LLAMA_PROJECTED,
+      projected: method.projected,
       hiddenSize: model.config.hidden_size,
     });
-    const { clip, rounding, seed } = run;
-    const guard = !backend.readSync; // a read a step would cost more than the step
-    const optimizer = new Optimizer(params, choice.routing, { clip: clip || undefined, guard, rounding, seed });
+    checkMethod(method, choice, run.optimizer);
+    const params = await makeParams(backend, model, { ...run, rank: method.rank });
+    const optimizer = new Optimizer(params, choice.routing, driverOptions(run, backend));
     for (const note of choice.notes) output.err(`note: ${note}`);
-    return { run, backend, data, tokenizer, model, params, choice, optimizer };
+    return { run, backend, data, tokenizer, model, method, params, view: method.view(params), choice, optimizer };
   } catch (error) {
     backend[Symbol.dispose]();
     throw error;
@@ -81,26 +86,28 @@ async function checkMemory(run: Run, { config }: ModelSource, backend: Device): 
     );
   }
   const { limit } = backend.memory();
-  if (plan.peakBytes > limit) {
+  if (plan.heldBytes > limit) {
     const state = plan.optimizerBytes + plan.projectorBytes;
     const parts = `weights ${formatBytes(plan.weightBytes)}, optimizer ${formatBytes(state)}, ` +
-      `gradients and activations ${formatBytes(plan.peakBytes - plan.weightBytes - state)}`;
-    throw new OutOfMemoryError(plan.peakBytes, 0, limit, `training ${run.model} (${parts})`);
+      `gradients and activations ${formatBytes(plan.heldBytes - plan.weightBytes - state)}`;
+    throw new OutOfMemoryError(plan.heldBytes, 0, limit, `training ${run.model} (${parts})`);
   }
 }
 
 /** Says what is about to be trained, on what and how, and which parameter gets what. */
 export function printSetup(
-  { run, backend, data, model, params, choice, optimizer }: TrainingSetup,
+  { run, backend, data, model, method, params, choice, optimizer }: TrainingSetup,
   output: Output,
 ): void {
   const { config } = model;
-  const projected = params.names().filter((name) => LLAMA_PROJECTED.test(name));
+  const projected = params.names().filter((name) => method.projected.test(name));
   const share = projected.reduce((sum, name) => sum + params.get(name).size, 0) / params.size;
   output.err(`device    ${backend.summary}`);
   output.err(
     `model     ${model.name}: ${params.size.toLocaleString("en-US")} weights, vocabulary ${config.vocab_size}, ` +
-      `${(100 * share).toFixed(0)}% in projected matrices`,
+      `${(100 * share).toFixed(0)}% in ${
+        method.rank === undefined ? "projected matrices" : `factors W = BA of rank ${method.rank}`
+      }`,
   );
   const { train, validation } = data.store.info.splits;
   output.err(
@@ -108,17 +115,17 @@ export function printSetup(
       `${((validation?.rows ?? 0) * run.seq).toLocaleString("en-US")} held out, tokenizer ${data.tokenizer.name}`,
   );
   output.err("");
-  for (const line of formatTable(parameterRows({ run, params, choice, optimizer }), "lrllrr")) output.err(line);
+  for (const line of formatTable(parameterRows({ run, method, params, choice, optimizer }), "lrllrr")) output.err(line);
   output.err("");
 }
 
 /** Which parameter gets what, and how many bytes: a header, a row a group, a total. */
 export function parameterRows(
-  { run, params, choice, optimizer }: Pick<TrainingSetup, "run" | "params" | "choice" | "optimizer">,
+  { run, method, params, choice, optimizer }: Pick<TrainingSetup, "run" | "method" | "params" | "choice" | "optimizer">,
 ): string[][] {
   const bytes = stateBytesByName(optimizer, run);
   const shapes = new Map([...params.entries()].map(([name, tensor]) => [name, tensor.shape]));
-  const groups = parameterTable(shapes, run, choice, LLAMA_PROJECTED, (name) => bytes.get(name) ?? 0);
+  const groups = parameterTable(shapes, run, choice, method.projected, (name) => bytes.get(name) ?? 0);
   const total = (key: "weightBytes" | "stateBytes") => formatBytes(groups.reduce((sum, group) => sum + group[key], 0));
   return [
     ["parameters", "n", "shape", "rule", "weights", "state"],
