@@ -202,7 +202,8 @@ function legend(series: readonly Series[], right: number, left: number): string 
     const quiet = style?.quiet ? " quiet" : "";
     const dash = style?.dashed ? ' stroke-dasharray="6 4"' : "";
     const swatch = `<path class="line c${color}${quiet}" stroke-width="2.4"${dash} d="M${at} 12h18"/>` +
-      (style?.dots ? `<circle class="c${color}" cx="${at + 9}" cy="12" r="2.6"/>` : "");
+      // a dot would hide the gap that tells a dashed line
+      (style?.dots && !style.dashed ? `<circle class="c${color}" cx="${at + 9}" cy="12" r="2.6"/>` : "");
     const part = swatch + text(at + 24, 16, name, "start", "name");
     at = round(at + widths[i]);
     return part;
