@@ -28,7 +28,10 @@ const RESULTS = [
 
 Deno.test("studyMethods() has ranks of the hidden size, and grids that ascend", () => {
   const flags = new Map(METHODS.map((method) => [method.name, method.flags.join(" ")]));
-  assert.match(flags.get("GaLore d/8")!, /^--optimizer galore_adamw --rank 16 --update-proj-gap 200 --scale 0.25 --refresh together$/);
+  assert.match(
+    flags.get("GaLore d/8")!,
+    /^--optimizer galore_adamw --rank 16 --update-proj-gap 200 --scale 0.25 --refresh together$/,
+  );
   assert.match(flags.get("W = BA d/4")!, /^--method lowrank --optimizer adamw --rank 32$/);
   assert.equal(flags.size, METHODS.length);
   for (const { name, rates, group } of METHODS) {
