@@ -4,10 +4,11 @@
  */
 import { add, div, mul, sqrt, sumOfSquares, type Tensor } from "../core/mod.ts";
 import { GROWTH_LIMIT, limitGrowth } from "./norm_growth.ts";
-import { project, type ProjectionOptions } from "./projection.ts";
+import type { ProjectionOptions } from "./projection.ts";
 import { randomBasis } from "./random_basis.ts";
 import type { GradientContext, GradientRule } from "./rule.ts";
 import { scaled } from "./sgd.ts";
+import { project } from "./sides.ts";
 import { channelled, channelRatio, type LimitedState, TINY, wholeGradient } from "./whole_gradient.ts";
 
 /** Options of `apollo`. */

@@ -5,9 +5,9 @@
 import { add, mul, sub, type Tensor } from "../core/mod.ts";
 import type { GaloreOptions } from "./galore.ts";
 import { GROWTH_LIMIT, limitGrowth } from "./norm_growth.ts";
-import { project, projectBack } from "./projection.ts";
 import type { GradientContext, GradientRule } from "./rule.ts";
 import { scaled } from "./sgd.ts";
+import { project, projectBack } from "./sides.ts";
 import { channelled, channelRatio, type LimitedState, wholeGradient } from "./whole_gradient.ts";
 
 /** Options of `fira`. */

@@ -11,9 +11,10 @@
  */
 import { mul, type Tensor } from "../core/mod.ts";
 import { detached } from "./orthonormal.ts";
-import { project, projectBack, Projection, type ProjectionOptions, type ProjectionState } from "./projection.ts";
+import { Projection, type ProjectionOptions, type ProjectionState } from "./projection.ts";
 import { finishNow, finishReading } from "./reading.ts";
 import type { GradientContext, GradientRule, StepContext } from "./rule.ts";
+import { project, projectBack } from "./sides.ts";
 
 /** Options of `galore`. The released default of `scale` is 1 (the paper's pre-training: 0.25). */
 export interface GaloreOptions extends ProjectionOptions {

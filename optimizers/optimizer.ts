@@ -30,62 +30,16 @@ import {
   sumOfSquares,
   type Tensor,
 } from "../core/mod.ts";
+import { type GradientNorm, type GradientSquares, normFrom } from "./gradient_norm.ts";
 import { Gate, Guard } from "./guard.ts";
 import { dropStaged, type Leaf, type LeafSnapshot, type OptimizerSnapshot } from "./leaf.ts";
 import { type Accumulated, resolveRoutes, type Routing, type Rule, type RuleContext, type State } from "./rule.ts";
+import type { OptimizerOptions, Rounding } from "./optimizer_options.ts";
 import { disposeReplaced, disposeState, ownState } from "./state.ts";
 
+export type { GradientNorm, GradientSquares } from "./gradient_norm.ts";
 export type { LeafSnapshot, OptimizerSnapshot } from "./leaf.ts";
-
-/**
- * How a change reaches a 16-bit parameter: to the nearest value, where small changes are lost; up or down at random, right
- * on average; or through an f32 copy that keeps every bit and costs four bytes a weight.
- */
-export type Rounding = "nearest" | "stochastic" | "master";
-
-/** Options of `Optimizer`. */
-export interface OptimizerOptions {
-  /** Scales gradients down to this global norm. Default: no clipping. */
-  readonly clip?: number;
-  /**
-   * Keeps gradients (and losses given to `commit`) that are not finite out on the device, without a read: from such a step
-   * on nothing changes until `discard()` or `resetGuard()`. Default: the caller checks `gradientNorm()`.
-   */
-  readonly guard?: boolean;
-  /** Of 16-bit parameters; others never round. Default `stochastic`. */
-  readonly rounding?: Rounding;
-  /** Seeds stochastic rounding: a function of seed, name and step. Default 0. */
-  readonly seed?: number;
-  /**
-   * Settles each parameter as soon as backward has finished its gradient: its basis is renewed, if due, and, without
-   * clipping, its update is done and the gradient gone (the paper's per-layer updates). The same bits as without. With
-   * clipping, what is held until the norm is known is what the rule needs: of a GaLore matrix the projected gradient. Steps
-   * that are not finite must then be kept out by `guard`, which lets nothing of that kind in, but may have let in other
-   * parameters' updates of the same step. Default false.
-   */
-  readonly perLayer?: boolean;
-  /**
-   * Adds up micro-batches of whole gradients, so that their norm, and clipping by it, is exact. Default false: what is added up
-   * is what the rule needs, of a GaLore matrix the projected gradient, and the norm is that of the projected sums.
-   */
-  readonly clipExact?: boolean;
-}
-
-/** Norms of what is staged: of whole gradients, or of projected ones where micro-batches were added up projected. */
-export interface GradientNorm {
-  readonly norm: number;
-  readonly kind: "exact" | "projected";
-  /** Parameters whose gradient has a NaN or an infinity (or squares that overflow). */
-  readonly nonFinite: readonly string[];
-}
-
-/** Sums of squares on the device, for whoever reads them later. */
-export interface GradientSquares {
-  /** [parameters that have a gradient], the caller's to dispose. */
-  readonly squares: Tensor;
-  /** What the values say, once they were read. */
-  readonly toNorm: (values: ArrayLike<number>) => GradientNorm;
-}
+export type { OptimizerOptions, Rounding } from "./optimizer_options.ts";
 
 /** Applies rules to parameters. Owns their state: dispose it, or `using`. */
 export class Optimizer implements Disposable {
@@ -259,12 +213,8 @@ export class Optimizer implements Disposable {
     const microBatches = this.#microBatches;
     const names = leaves.map(({ name }) => name);
     const isExact = microBatches === 1 || this.#clipExact || leaves.every(({ rule }) => !rule.stage);
-    const toNorm = (values: ArrayLike<number>): GradientNorm => {
-      const squares = Array.from(values);
-      const total = squares.reduce((sum, square) => sum + square, 0);
-      const nonFinite = names.filter((_, index) => !Number.isFinite(squares[index]));
-      return { norm: Math.sqrt(total) / microBatches, kind: isExact ? "exact" : "projected", nonFinite };
-    };
+    const kind = isExact ? "exact" : "projected";
+    const toNorm = (values: ArrayLike<number>) => normFrom(values, { names, microBatches, kind });
     return { squares: this.#packSquares(leaves).retained(), toNorm };
   }
 

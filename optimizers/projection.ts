@@ -25,12 +25,10 @@ import {
 import type { BasisStrategy, Side } from "./basis.ts";
 import type { Reading } from "./reading.ts";
 import type { GradientRule, LeafSpec, State, StepContext } from "./rule.ts";
-import { disposeState, ownState, walkState } from "./state.ts";
+import { type Bases, galoreShapes, project, type ProjType, sidesOf } from "./sides.ts";
+import { disposeState, ownState } from "./state.ts";
 import { type Codec, isStored } from "./store_as.ts";
 import { subspaceBasis } from "./subspace_basis.ts";
-
-/** Which side a basis compresses. The released code's names. */
-export type ProjType = "std" | "reverse_std" | "left" | "right" | "full";
 
 /** When the parameters of one rule renew their bases: all in the same step, or spread over the steps of a gap. */
 export type RefreshMode = "together" | "staggered";
@@ -93,60 +91,6 @@ export interface ProjectionState extends State {
   overlap: number;
   /** Renewals that found no basis and kept the one before. */
   skipped: number;
-}
-
-/** The bases in use, as tensors. */
-export interface Bases {
-  readonly left?: Tensor;
-  readonly right?: Tensor;
-}
-
-/** The sides that a projection type compresses for a [rows, columns] matrix. */
-export function sidesOf(projType: ProjType, rows: number, columns: number): readonly Side[] {
-  switch (projType) {
-    case "std":
-      return [rows >= columns ? "right" : "left"];
-    case "reverse_std":
-      return [rows >= columns ? "left" : "right"];
-    case "full":
-      return ["left", "right"];
-    default:
-      return [projType];
-  }
-}
-
-/** Shape of the projected gradient and of each basis for a matrix: what memory planning needs. */
-export function galoreShapes(
-  [rows, columns]: readonly number[],
-  rank: number,
-  projType: ProjType,
-): { readonly rank: number; readonly projected: number[]; readonly bases: { side: Side; shape: number[] }[] } {
-  const sides = sidesOf(projType, rows, columns);
-  // the thin SVD of the released code has min(rows, columns) vectors on either side
-  const kept = Math.min(rank, rows, columns);
-  const projected = [sides.includes("left") ? kept : rows, sides.includes("right") ? kept : columns];
-  return {
-    rank: kept,
-    projected,
-    bases: sides.map((side) => ({ side, shape: [kept, side === "left" ? rows : columns] })),
-  };
-}
-
-/** P G, G P^T, or both. */
-export function project(gradient: Tensor, { left, right }: Bases): Tensor {
-  const rows = left ? matmul(left, gradient) : gradient;
-  return right ? matmul(rows, right, { transposeB: true }) : rows;
-}
-
-/** P^T N, N P, or both. */
-export function projectBack(direction: Tensor, { left, right }: Bases): Tensor {
-  const rows = left ? matmul(left, direction, { transposeA: true }) : direction;
-  return right ? matmul(rows, right) : rows;
-}
-
-/** The axis of a projected gradient that runs over a basis: norms of channels are taken along it. */
-export function rankAxis({ left }: Bases): number {
-  return left ? 0 : 1;
 }
 
 /** The bookkeeping of bases for one rule. */
@@ -380,27 +324,4 @@ function detachedTensor(make: () => Tensor): Tensor {
 /** Spreads parameters evenly over a gap. */
 function phaseOf({ index, count }: LeafSpec, gap: number): number {
   return Number.isFinite(gap) ? Math.floor(index * gap / count) : 0;
-}
-
-/** What became of an optimizer's bases, over all parameters. */
-export interface BasisReport {
-  /** Renewals that found no basis and kept the one before. */
-  readonly skipped: number;
-  /** Mean overlap of lazy projections at their last renewals; undefined where none was measured. */
-  readonly overlap?: number;
-}
-
-/** Reads the counters that projections keep in their states. */
-export function reportBases(states: Iterable<State>): BasisReport {
-  let skipped = 0;
-  const overlaps: number[] = [];
-  for (const state of states) {
-    walkState(state, (path, value) => {
-      if (typeof value !== "number") return;
-      if (/(^|\/)skipped$/.test(path)) skipped += value;
-      if (/(^|\/)overlap$/.test(path) && value > 0) overlaps.push(value);
-    });
-  }
-  const mean = overlaps.reduce((sum, overlap) => sum + overlap, 0) / overlaps.length;
-  return overlaps.length === 0 ? { skipped } : { skipped, overlap: mean };
 }
