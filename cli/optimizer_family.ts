@@ -19,6 +19,7 @@ import {
   type PresetOptions,
   type ProjectionOptions,
   randomBasis,
+  randomizedBasis,
   route,
   type Routing,
   type Rule,
@@ -65,7 +66,7 @@ export function isProjecting(optimizer: OptimizerName): boolean {
 /** The strategies that `--basis` names. */
 export const STRATEGIES = {
   subspace: () => subspaceBasis(),
-  randomized: () => subspaceBasis({ iterations: 1 }),
+  randomized: () => randomizedBasis(),
   gram: gramBasis,
   exact: exactBasis,
   polar: () => polarBasis(),

@@ -39,7 +39,8 @@ export interface RandomOptions {
 const HALF_TURN = 3.1415925;
 
 /**
- * A random basis, a function of the request's key alone.
+ * A random basis, a function of the request's key alone. Gaussian rows are orthonormal on average only: they suit rules that
+ * look at ratios (`apollo`) or scale each row (Adam); under a linear rule, such as gradient descent, P^T P can amplify.
  *
  * @throws TypeError for another distribution
  */
