@@ -50,8 +50,14 @@ const SAFE_EXPRESSIONS = new Set([
   "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+",
 ]);
 
-/** Names that end a document where no file says which. */
-const END_NAMES = ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]"];
+/** The names of special tokens where no file says which, by the key that would. */
+const USUAL_NAMES = {
+  eos_token: ["<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]"],
+  bos_token: ["<s>", "<|begin_of_text|>", "<bos>", "[CLS]"],
+  pad_token: ["<pad>", "[PAD]"],
+  unk_token: ["<unk>", "[UNK]"],
+  mask_token: ["<mask>", "[MASK]"],
+} as const;
 
 /**
  * A tokenizer over the Hugging Face library. Ids that the library gives no token for decode to U+FFFD.
@@ -80,11 +86,17 @@ export function huggingFaceTokenizer({ name, hash, folder, files }: HuggingFaceF
   let vocabSize = 0;
   for (const id of library.get_vocab(true).values()) vocabSize = Math.max(vocabSize, id + 1);
   const splittable = isSplittable(complete);
+  const named = tokenNames(folder, files, config);
+  const specialId = specialIds(library, named);
   return {
     name,
     hash,
     vocabSize,
-    eosId: findEndOfText(library, folder, files, config),
+    eosId: specialId("eos_token") ?? refuseWithoutEnd(folder, named("eos_token")),
+    bosId: specialId("bos_token") ?? specialId("cls_token"),
+    padId: specialId("pad_token"),
+    unkId: specialId("unk_token"),
+    maskId: specialId("mask_token"),
     files,
     encode: (text) => encodeWith(library, text),
     decode: (ids) => decodeWith(library, ids),
@@ -102,22 +114,37 @@ function parseJson<T>(folder: string, files: ReadonlyMap<string, Uint8Array>, na
   throw new SyntaxError(`Cannot load the tokenizer "${folder}": ${name} must hold an object`);
 }
 
-function findEndOfText(
-  library: Library,
+/** Ids of special tokens: the one a file names, or else the first usual name that the vocabulary has. */
+function specialIds(library: Library, named: (key: string) => unknown): (key: string) => number | undefined {
+  // RoBERTa's vocabulary also has GPT-2's end, as a word like any other
+  const isRoberta = ["<s>", "<pad>", "</s>", "<mask>"].every((name) => library.token_to_id(name) !== undefined);
+  return (key) => {
+    const name = named(key);
+    if (typeof name === "string") return library.token_to_id(name);
+    // a file may say that there is none, though the vocabulary has a word of that spelling
+    if (name === null && key !== "eos_token") return undefined;
+    if (isRoberta && key === "eos_token") return library.token_to_id("</s>");
+    const usual = Object.hasOwn(USUAL_NAMES, key) ? USUAL_NAMES[key as keyof typeof USUAL_NAMES] : [];
+    const found = usual.find((candidate) => library.token_to_id(candidate) !== undefined);
+    return found === undefined ? undefined : library.token_to_id(found);
+  };
+}
+
+/** What the folder's files call a special token. */
+function tokenNames(
   folder: string,
   files: ReadonlyMap<string, Uint8Array>,
   config: Record<string, unknown>,
-): number {
+): (key: string) => unknown {
   const map = files.has("special_tokens_map.json")
     ? parseJson<Record<string, unknown>>(folder, files, "special_tokens_map.json")
     : {};
   const contentOf = (token: unknown): unknown =>
     typeof token === "object" && token !== null ? (token as { content?: unknown }).content : token;
-  const named = contentOf(config.eos_token) ?? contentOf(map.eos_token);
-  for (const candidate of typeof named === "string" ? [named] : END_NAMES) {
-    const id = library.token_to_id(candidate);
-    if (id !== undefined) return id;
-  }
+  return (key) => contentOf(config[key]) ?? contentOf(map[key]) ?? config[key];
+}
+
+function refuseWithoutEnd(folder: string, named: unknown): never {
   const got = typeof named === "string" ? `"${named}", which the vocabulary does not have` : "none";
   throw new SyntaxError(`Cannot load the tokenizer "${folder}": tokenizer_config.json must name eos_token, got ${got}`);
 }

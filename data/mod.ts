@@ -9,6 +9,7 @@
 export { CorruptDataError, type CorruptDataFields } from "./errors.ts";
 export type { Tokenizer } from "./tokenizer.ts";
 export { loadTokenizer } from "./load_tokenizer.ts";
+export { maskedByteTokenizer } from "./masked_byte_tokenizer.ts";
 export { byteTokenizer } from "./byte_tokenizer.ts";
 export { readDocuments, type ReadDocumentsOptions, type TextPiece } from "./text.ts";
 export { type PrepareOptions, type PrepareProgress, prepareStore } from "./prepare.ts";
@@ -24,3 +25,39 @@ export { type VerifyOptions, type VerifyProgress, type VerifyReport, verifyStore
 export { Batches, type BatchesOptions } from "./batches.ts";
 export type { Batch } from "./batch_reader.ts";
 export { type NgramBaseline, ngramBaselines } from "./ngram.ts";
+export { accuracy, f1, matthewsCorrelation, type MetricName, METRICS, pearson, spearman } from "./metrics.ts";
+export {
+  GLUE_TASKS,
+  type GlueName,
+  glueTask,
+  ownTask,
+  type OwnTaskOptions,
+  type SentenceTask,
+  type TaskColumns,
+} from "./glue_tasks.ts";
+export { type Example, readClassNames, readExamples, type ReadExamplesOptions, requireEveryClass } from "./examples.ts";
+export { type EncodedExample, encodeExamples, type EncodeOptions } from "./sequences.ts";
+export {
+  type LabelledIds,
+  type LengthBatch,
+  lengthBatches,
+  type LengthBatchesOptions,
+  numLengthBatches,
+} from "./length_batches.ts";
+export { type ChatMessage, type ChatRecord, readChat } from "./chat.ts";
+export {
+  ChatTemplate,
+  encodeChat,
+  encodeChatPrompt,
+  type EncodedChat,
+  loadChatTemplate,
+  PLAIN_CHAT_TEMPLATE,
+} from "./chat_template.ts";
+export {
+  packChat,
+  type PackedBatch,
+  packedBatches,
+  type PackedBatchesOptions,
+  type PackedRows,
+  type PackOptions,
+} from "./packing.ts";

@@ -10,12 +10,20 @@ import { createHash } from "node:crypto";
 export interface Tokenizer {
   /** `byte`, or the folder's own name. */
   readonly name: string;
-  /** SHA-256, in hexadecimal, of `files`: two tokenizers with one hash give one sequence of ids. */
+  /** SHA-256, in hexadecimal, of `files` less a chat template: two tokenizers with one hash give one sequence of ids. */
   readonly hash: string;
   /** One more than the largest id, so the number of rows of an embedding. */
   readonly vocabSize: number;
-  /** The id that ends a document. */
+  /** The id that ends a document; RoBERTa's `</s>`. */
   readonly eosId: number;
+  /** The id that begins a text, RoBERTa's and LLaMA's `<s>`, if there is one. */
+  readonly bosId?: number;
+  /** The id of padding, if there is one. */
+  readonly padId?: number;
+  /** The id of what the vocabulary lacks, if there is one. */
+  readonly unkId?: number;
+  /** The id that hides a token in masked-language modelling, if there is one. */
+  readonly maskId?: number;
   /** File name to content, to copy into a checkpoint folder so that Hugging Face loads the same tokenizer. */
   readonly files: ReadonlyMap<string, Uint8Array>;
   /** The ids of a text; no special token is added. */

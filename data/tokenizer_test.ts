@@ -160,7 +160,7 @@ Deno.test("splitPoint() is absent when the splitting expression is not known to 
 const GOOD_VOCAB = '{"a":0,"b":1,"ab":2,"<|endoftext|>":3}';
 for (
   const [condition, files, error] of [
-    ["the folder is empty", {}, /^NotFound: Cannot load the tokenizer .*expected "byte", or a folder/],
+    ["the folder is empty", {}, /^NotFound: Cannot load the tokenizer .*expected "byte", "masked-byte", or a folder/],
     ["vocab.json is not JSON", { "vocab.json": "{", "merges.txt": "" }, /^SyntaxError: .*vocab.json is not JSON/],
     [
       "two tokens share an id",
