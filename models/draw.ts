@@ -24,6 +24,8 @@ export interface DrawSpec {
   readonly shape: Shape;
   /** Standard deviation of a matrix. Default: the model's. */
   readonly std?: number;
+  /** A row that starts as zeros: that of the padding in a table of embeddings. */
+  readonly zeroRow?: number;
 }
 
 /** How weights are drawn. */
@@ -41,13 +43,14 @@ export function drawWeights(
   { seed, dtype = "f32", std: usual }: DrawOptions,
 ): Params {
   const params = new Params(backend);
-  for (const [name, { shape, std = usual }] of weights) {
+  for (const [name, { shape, std = usual, zeroRow }] of weights) {
     const size = sizeOf(shape);
     const values = name.endsWith(".bias")
       ? new Float32Array(size)
       : shape.length === 1
       ? new Float32Array(size).fill(1)
       : normal(foldIn(keyOf(seed), name), size, 0, std);
+    if (zeroRow !== undefined) values.fill(0, zeroRow * shape[1], (zeroRow + 1) * shape[1]);
     const stored = isHalf(dtype) ? new Uint16Array(fromFloat32(values, HALVES[dtype]).buffer) : values;
     params.set(name, own(fromArray(backend, stored, shape, dtype)));
   }

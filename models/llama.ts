@@ -83,8 +83,10 @@ export function llama(
 ): Tensor {
   using forward = scope("llama");
   const hidden = llamaHidden(params, config, tokens, cache, options);
-  const head = params.get(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
-  return forward.keep(linear(hidden, head));
+  const isTied = config.tie_word_embeddings;
+  return forward.keep(
+    isTied ? linear(hidden, params.get("model.embed_tokens.weight")) : params.linear("lm_head", hidden),
+  );
 }
 
 /** The last hidden state after the final norm, [B, T, D]. */

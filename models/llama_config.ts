@@ -6,6 +6,7 @@
  * out of the type and ignored.
  */
 import type { Shape } from "../core/mod.ts";
+import { wholeNumber } from "./config_json.ts";
 
 /** Stretching of the rotary positions: Hugging Face's `rope_scaling`. */
 export type RopeScaling =
@@ -164,16 +165,6 @@ function alike(json: Record<string, unknown>, key: string, example: unknown): un
   if (typeof value === typeof example) return value;
   const what = typeof example === "boolean" ? "true or false" : "a number";
   throw new SyntaxError(`Cannot load config.json: ${key} must be ${what}, got ${JSON.stringify(value)}`);
-}
-
-function wholeNumber(json: Record<string, unknown>, key: string): number {
-  const value = json[key];
-  if (!Number.isInteger(value) || (value as number) < 1) {
-    throw new SyntaxError(
-      `Cannot load config.json: ${key} must be a whole number from 1, got ${JSON.stringify(value)}`,
-    );
-  }
-  return value as number;
 }
 
 function parseRopeScaling(value: unknown): RopeScaling | null {

@@ -3,6 +3,7 @@ import { goldenOps } from "../../core/testing/golden_ops.ts";
 import { overwritesSaved } from "../../core/testing/overwrites.ts";
 import { fusedParity } from "../../core/testing/parity.ts";
 import { llamaGoldens } from "../../models/testing/llama_goldens.ts";
+import { robertaGoldens } from "../../models/testing/roberta_goldens.ts";
 import { cpuBackend, type CpuOptions } from "./mod.ts";
 
 const WAYS: Record<string, CpuOptions> = {
@@ -18,6 +19,7 @@ for (const [name, options] of Object.entries(WAYS)) {
   goldenOps(name, makeBackend);
   overwritesSaved(name, makeBackend);
   llamaGoldens(name, makeBackend);
+  robertaGoldens(name, makeBackend);
 }
 
 // 16-bit operands run on the compiled f32 kernels between casts

@@ -2,6 +2,7 @@
 import { goldenOps } from "../../core/testing/golden_ops.ts";
 import { overwritesSaved } from "../../core/testing/overwrites.ts";
 import { llamaGoldens } from "../../models/testing/llama_goldens.ts";
+import { robertaGoldens } from "../../models/testing/roberta_goldens.ts";
 import { eightBitGoldens } from "../../optimizers/testing/eight_bit_goldens.ts";
 import { optimizerGoldens } from "../../optimizers/testing/goldens.ts";
 import { guardedBases } from "../../optimizers/testing/guarded_bases.ts";
@@ -17,6 +18,9 @@ goldenOps("webgpu", make, { ignore });
 overwritesSaved("webgpu", make, { ignore });
 llamaGoldens("webgpu", make, { logits: 1e-4, loss: 1e-5, gradient: 1e-4, ignore });
 llamaGoldens("webgpu", make, { dtype: "bf16", logits: 2e-2, loss: 2e-3, gradient: 5e-2, ignore });
+// the third, a regression, differs in its loss alone
+const models = ["classify", "mlm"];
+robertaGoldens("webgpu", make, { models, within: { logits: 1e-4, loss: 1e-5, grad: 1e-4 }, ignore });
 const runs = /adamw|galore_adafactor_std_gap5|adafactor_default_beta1_wd/;
 optimizerGoldens("webgpu", make, { ignore, runs, loss: 1e-4, bases: ["gramBasis()", "subspaceBasis()"] });
 eightBitGoldens("webgpu", make, { ignore, blockSizes: [256], isWhole: false });
