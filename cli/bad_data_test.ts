@@ -77,7 +77,7 @@ const TEXT: BadInput[] = [
   {
     when: "there is no tokenizer",
     argv: train("--tokenizer", "none"),
-    message: /^Cannot load the tokenizer "none": expected "byte", or a folder with tokenizer\.json/,
+    message: /^Cannot load the tokenizer "none": expected "byte", "masked-byte", or a folder with tokenizer\.json/,
   },
   { when: "eval has no data", argv: ["eval", "--model", "tiny"], message: /^Cannot open data: give --data a file/ },
 ];

@@ -29,6 +29,8 @@ import {
   openSafetensors,
   openWeights,
   parseLlamaConfig,
+  type RobertaConfig,
+  robertaConfigJson,
   type Weights,
   writeSafetensors,
   writeWeights,
@@ -69,17 +71,24 @@ const HELD = ["staged", "square", "master"] as const;
 export async function saveModel(
   writer: FolderWriter,
   params: Params,
-  config: LlamaConfig,
+  config: LlamaConfig | RobertaConfig,
   tokenizerFiles: ReadonlyMap<string, Uint8Array>,
 ): Promise<void> {
   const weights = mergedWeights(params);
   await writeWeights(writer, weights.map(({ make, ...spec }) => entryOf(spec, make)));
-  const json = { ...llamaConfigJson(config), torch_dtype: TORCH_DTYPES[weights[0].dtype as keyof typeof TORCH_DTYPES] };
+  const torch_dtype = TORCH_DTYPES[weights[0].dtype as keyof typeof TORCH_DTYPES];
+  const json = { ...configJson(config, params), torch_dtype };
   await writeText(writer, "config.json", JSON.stringify(json, null, 2) + "\n");
   for (const [file, bytes] of tokenizerFiles) {
     await using sink = await writer.create(file);
     await sink.write(bytes);
   }
+}
+
+/** The `config.json` of a model. Which head a RoBERTa has, its weights say. */
+function configJson(config: LlamaConfig | RobertaConfig, params: Params): Record<string, unknown> {
+  if (!("model_type" in config)) return llamaConfigJson(config);
+  return robertaConfigJson(config, params.has("classifier.out_proj.weight") ? "classification" : "masked-lm");
 }
 
 /** Writes the optimizer's state and the run's, and the factors of a run that trains those. */
@@ -148,12 +157,29 @@ export async function loadModel(
   const expected = llamaWeights(config);
   checkWeights(weights, expected);
   const params = new Params(backend);
-  for (const [name, { shape }] of expected) {
-    const tensor = own(empty(backend, shape, dtype, name));
-    tensor.write(await readWeight(weights, name, dtype));
-    params.set(name, tensor);
-  }
+  await readParams(params, weights, { expected, dtype });
   return { params, config };
+}
+
+/** What `readParams` reads. */
+interface ReadOptions {
+  readonly expected: ReadonlyMap<string, { readonly shape: Shape }>;
+  readonly dtype: DType;
+}
+
+/** Adds the expected weights to `params`, as f32 or rounded to a 16-bit dtype. Disposes `params` where that fails. */
+export async function readParams(params: Params, weights: Weights, { expected, dtype }: ReadOptions): Promise<void> {
+  try {
+    for (const [name, { shape }] of expected) {
+      const data = await readWeight(weights, name, dtype);
+      const tensor = own(empty(params.backend, shape, dtype, name));
+      tensor.write(data);
+      params.set(name, tensor);
+    }
+  } catch (error) {
+    params.dispose();
+    throw error;
+  }
 }
 
 /** Reads a checkpoint's weights into those of a run, factors as they were trained. */
@@ -187,7 +213,8 @@ export async function loadConfig(folder: Folder): Promise<LlamaConfig> {
   return parseLlamaConfig(parseJson(await folder.text("config.json"), `${folder.name}/config.json`));
 }
 
-function parseJson(text: string, what: string): Record<string, unknown> {
+/** A file's text as JSON. @throws SyntaxError that names the file */
+export function parseJson(text: string, what: string): Record<string, unknown> {
   try {
     return JSON.parse(text);
   } catch (error) {

@@ -4,6 +4,7 @@ import {
   cachedStore,
   isHttpUrl,
   loadTokenizer,
+  maskedByteTokenizer,
   openStore,
   type PrepareProgress,
   type Tokenizer,
@@ -30,7 +31,10 @@ export interface DataRequest {
   /** `byte` or a folder; undefined: the model folder's, else byte. */
   readonly tokenizer?: string;
   readonly modelFolder?: string;
+  /** Tokens of a row. */
   readonly seq: number;
+  /** Tokens that a model adds to each row: `--seq` is that much more. Default 0. */
+  readonly added?: number;
   readonly holdOut: number;
   readonly onProgress?: (progress: PrepareProgress) => void;
 }
@@ -41,12 +45,12 @@ export interface DataRequest {
  * @throws RangeError when tokenizer and store disagree, or the store's sequences are shorter than `seq`
  */
 export async function openData(request: DataRequest, tokenizer: Tokenizer): Promise<DataSource> {
-  const { data, seq, holdOut } = request;
+  const { data, seq, holdOut, added } = request;
   if (data.length === 0) throw new RangeError("Cannot open data: give --data a file, a store or a URL");
   if (data.length === 1 && await isStore(data[0])) {
     const store = await openStore(data[0]);
     checkTokenizer(store, tokenizer);
-    checkSequence(store, seq);
+    checkSequence(store, seq, added);
     return { path: data[0], store, tokenizer };
   }
   const path = await cachedStore({
@@ -60,13 +64,14 @@ export async function openData(request: DataRequest, tokenizer: Tokenizer): Prom
   return { path, store: await openStore(path), tokenizer };
 }
 
-/** The tokenizer of a run: the one named, else the model folder's, else bytes. */
+/** The tokenizer of a run: the one named, else the model folder's, else bytes, with a mask where a model needs one. */
 export async function chooseTokenizer(
-  { tokenizer, modelFolder }: Pick<DataRequest, "tokenizer" | "modelFolder">,
+  { tokenizer, modelFolder, masked = false }: Pick<DataRequest, "tokenizer" | "modelFolder"> & { masked?: boolean },
 ): Promise<Tokenizer> {
+  if (masked && tokenizer === "byte") return maskedByteTokenizer();
   if (tokenizer) return await loadTokenizer(tokenizer);
   if (modelFolder && await hasTokenizer(modelFolder)) return await loadTokenizer(modelFolder);
-  return byteTokenizer();
+  return masked ? maskedByteTokenizer() : byteTokenizer();
 }
 
 /** Whether a folder holds tokenizer files. */
@@ -107,10 +112,11 @@ function checkTokenizer(store: TokenStore, tokenizer: Tokenizer): void {
   );
 }
 
-function checkSequence(store: TokenStore, seq: number): void {
-  if (store.info.seq !== seq) {
+function checkSequence(store: TokenStore, seq: number, added = 0): void {
+  const held = store.info.seq;
+  if (held !== seq) {
     throw new RangeError(
-      `Cannot train on sequences of ${seq}: ${store.name} holds sequences of ${store.info.seq}; use --seq ${store.info.seq}`,
+      `Cannot train on sequences of ${seq}: ${store.name} holds sequences of ${held}; use --seq ${held + added}`,
     );
   }
 }

@@ -1,13 +1,15 @@
 /** Loss on held-out text: an exact mean over tokens, not a mean of batch means. */
 import { type Backend, fromArray, noGrad, own, type ParamsView, scope, stack, type Tensor } from "../core/mod.ts";
 import { Batches } from "../data/mod.ts";
-import { type LlamaConfig, llamaLoss } from "../models/mod.ts";
+import { type LlamaConfig, llamaLoss, type LlamaOptions } from "../models/mod.ts";
 
 /** Token rows as the data package yields them: [batch, seq + 1], row-major. */
 export interface TokenRows {
   readonly tokens: Uint32Array;
   readonly batch: number;
   readonly seq: number;
+  /** Place of the first row: how many rows there were before it. */
+  readonly index?: number;
 }
 
 /** Inputs and next-token targets of rows, as i32 host arrays [batch, seq]. */
@@ -23,15 +25,40 @@ export function splitRows({ tokens, batch, seq }: TokenRows): { inputs: Int32Arr
   return { inputs, targets };
 }
 
+/** Next-token loss of a LLaMA on rows, as `trainLoop` asks for it. */
+export function rowsLoss(
+  backend: Backend,
+  view: ParamsView,
+  config: LlamaConfig,
+  forward?: LlamaOptions,
+): (rows: TokenRows) => Tensor {
+  return (rows) => {
+    const { inputs, targets } = splitRows(rows);
+    const shape = [rows.batch, rows.seq];
+    const tokens = fromArray(backend, inputs, shape);
+    return llamaLoss(view, config, tokens, fromArray(backend, targets, shape), forward);
+  };
+}
+
 /** Batches to a read where the host cannot see the device's memory. */
 const BATCHES_A_READ = 16;
 
 /** Mean loss in nats a token over the rows. */
-export async function evaluate(
+export function evaluate(
   backend: Backend,
   params: ParamsView,
   config: LlamaConfig,
   batches: AsyncIterable<TokenRows>,
+): Promise<{ loss: number; tokens: number }> {
+  const loss = rowsLoss(backend, params, config);
+  return meanLoss(backend, batches, (rows) => ({ loss: loss(rows), size: rows.batch * rows.seq }));
+}
+
+/** Mean of batches' losses, each counted by its size: how many tokens it is the mean of. */
+export async function meanLoss(
+  backend: Backend,
+  batches: AsyncIterable<TokenRows>,
+  score: (rows: TokenRows) => { readonly loss: Tensor; readonly size: number },
 ): Promise<{ loss: number; tokens: number }> {
   const together = backend.readSync ? 1 : BATCHES_A_READ;
   const waiting: { loss: Tensor; size: number }[] = [];
@@ -45,9 +72,7 @@ export async function evaluate(
     }
   };
   for await (const rows of batches) {
-    const { inputs, targets } = splitRows(rows);
-    const loss = lossOf(backend, params, config, inputs, targets, [rows.batch, rows.seq]);
-    waiting.push({ loss, size: inputs.length });
+    waiting.push(withoutTape(() => score(rows)));
     if (waiting.length === together) await collect();
   }
   if (waiting.length > 0) await collect();
@@ -67,19 +92,11 @@ function pack(losses: readonly Tensor[]): Tensor {
   return own(inner.keep(stack(losses, 0)));
 }
 
-function lossOf(
-  backend: Backend,
-  params: ParamsView,
-  config: LlamaConfig,
-  inputs: Int32Array,
-  targets: Int32Array,
-  shape: readonly number[],
-) {
+function withoutTape<Scored extends { readonly loss: Tensor }>(score: () => Scored): Scored {
   using evaluation = scope("evaluate");
-  const loss = noGrad(() =>
-    llamaLoss(params, config, fromArray(backend, inputs, shape), fromArray(backend, targets, shape))
-  );
-  return evaluation.keep(loss);
+  const scored = noGrad(score);
+  evaluation.keep(scored.loss);
+  return scored;
 }
 
 /** Every row of a split once, in order; the last batch may be smaller. `batches` 0: all. */

@@ -27,6 +27,6 @@ for (const [name, expected] of Object.entries(EXPECTED)) {
 
 Deno.test("every example has a test", async () => {
   const names = await Array.fromAsync(Deno.readDir(FOLDER), ({ name }) => name);
-  // the folder has its test in browser_test.ts
-  assert.deepEqual(names.sort(), ["browser", ...Object.keys(EXPECTED)].sort());
+  // the folder has its test in browser_test.ts, the conversations theirs in sft_test.ts
+  assert.deepEqual(names.sort(), ["browser", "chat.jsonl", ...Object.keys(EXPECTED)].sort());
 });

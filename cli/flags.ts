@@ -94,7 +94,7 @@ export const modelFlags = {
   model: {
     type: "string",
     value: "NAME|FOLDER",
-    help: "llama-9m ... llama-7b, or a Hugging Face folder",
+    help: "llama-9m ... llama-7b, roberta-2m, roberta-base, roberta-large, or a Hugging Face folder",
     defaultHelp: DEFAULTS.model,
     group: GROUPS.model,
   },
@@ -153,9 +153,9 @@ export const dataFlags = {
   },
   tokenizer: {
     type: "string",
-    value: "byte|FOLDER",
+    value: "byte|masked-byte|FOLDER",
     help: "how text becomes tokens",
-    defaultHelp: "the model folder's, else byte",
+    defaultHelp: "the model folder's, else byte; for a RoBERTa masked-byte",
     group: GROUPS.model,
   },
   holdOut: {

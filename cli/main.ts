@@ -7,6 +7,7 @@
 import { formatHelp, UsageError, type Verb, wantsHelp } from "./arguments.ts";
 import { doctor, doctorVerb } from "./doctor.ts";
 import { evaluateVerb, evalVerb } from "./eval.ts";
+import { finetune, finetuneVerb } from "./finetune.ts";
 import { generate, generateVerb } from "./generate.ts";
 import { consoleOutput, explainError, type Output } from "./log.ts";
 import { plan, planVerb } from "./plan.ts";
@@ -23,6 +24,7 @@ interface Command {
 
 const COMMANDS: readonly Command[] = [
   { verb: trainVerb, help: () => formatHelp(trainVerb), run: train },
+  { verb: finetuneVerb, help: () => formatHelp(finetuneVerb), run: finetune },
   { verb: prepareVerb, help: () => formatHelp(prepareVerb), run: prepare },
   { verb: evalVerb, help: () => formatHelp(evalVerb), run: evaluateVerb },
   { verb: generateVerb, help: () => formatHelp(generateVerb), run: generate },

@@ -5,11 +5,19 @@
  */
 import { bytesFor, empty, formatBytes, isHalf, own, Params, sizeOf, Tensor } from "../core/mod.ts";
 import { type DryBackend, dryBackend, type PlannedGpu } from "../backends/dry/mod.ts";
-import { LLAMA_PROJECTED, type LlamaConfig, llamaWeights } from "../models/mod.ts";
 import { type BasisStrategy, Optimizer, type State, walkState } from "../optimizers/mod.ts";
 import { elementCounts, modelShapes, paperMemory, type PaperMethod } from "./accounting.ts";
 import type { Device } from "./device.ts";
 import { checkMethod, type Method, resolveMethod } from "./method.ts";
+import {
+  isMasked,
+  makeObjective,
+  type ModelConfig,
+  plannedTokens,
+  projectedOf,
+  rowLength,
+  weightsOf,
+} from "./objective.ts";
 import { chooseOptimizer, driverOptions } from "./optimizer_choice.ts";
 import { isProjecting, resolveBasis, STRATEGIES } from "./optimizer_family.ts";
 import type { OptimizerOptions, Run } from "./options.ts";
@@ -65,7 +73,7 @@ export function planRequest(run: Run, { kind, adapter, gpu }: PlannedDevice): Pl
 }
 
 /** Runs three steps of a configuration on the dry backend, the first and the third with every basis due. */
-export async function planMemory(config: LlamaConfig, request: PlanRequest): Promise<MemoryPlan> {
+export async function planMemory(config: ModelConfig, request: PlanRequest): Promise<MemoryPlan> {
   const { dtype, policy = "cpu", gpu } = request;
   const method = resolveMethod(request, config);
   const open = () => dryBackend({ policy, gpu });
@@ -98,7 +106,7 @@ export async function planMemory(config: LlamaConfig, request: PlanRequest): Pro
 interface PlannedParts {
   readonly params: Params;
   readonly method: Method;
-  readonly config: LlamaConfig;
+  readonly config: ModelConfig;
 }
 
 /** The run's optimizer, whose bases come out empty: all due in the first step, none in the second, all in the third. */
@@ -125,7 +133,7 @@ async function plannedOptimizer(
 }
 
 /** Vectors in each basis. */
-export function rankOf({ rank }: Pick<Run, "rank">, { hidden_size }: Pick<LlamaConfig, "hidden_size">): number {
+export function rankOf({ rank }: Pick<Run, "rank">, { hidden_size }: Pick<ModelConfig, "hidden_size">): number {
   return rank ?? Math.max(1, Math.floor(hidden_size / 4));
 }
 
@@ -137,14 +145,16 @@ interface StepPlan {
 }
 
 async function planSteps(
-  { batch, seq, checkpointActivations: recompute, perLayer, clip }: PlanRequest,
+  { batch, seq: length, seed, checkpointActivations: recompute, perLayer, clip }: PlanRequest,
   { params, method, config, optimizer, backend }: PlannedParts & { optimizer: Optimizer; backend: DryBackend },
 ): Promise<StepPlan[]> {
   const steps: StepPlan[] = [];
   const watched = watchStaged(optimizer, perLayer && !clip);
+  const seq = rowLength(config, length);
   const rows = { batch, seq, tokens: new Uint32Array(batch * (seq + 1)) };
-  const forward = { recompute };
-  const parts = { backend, params, view: method.view(params), config, optimizer, forward };
+  const special = isMasked(config) ? plannedTokens(config) : undefined;
+  const { loss } = makeObjective(backend, method.view(params), config, { seed, recompute, special });
+  const parts = { backend, params, optimizer, loss };
   await trainLoop({ ...parts, nextBatch: () => Promise.resolve(rows) }, {
     startStep: 0,
     startTokens: 0,
@@ -184,12 +194,12 @@ function bytesOf(tensor: Tensor): number {
 }
 
 /** What the paper would print for a run; undefined for optimizers that it has no rule for. */
-function paperPlan(config: LlamaConfig, request: PlanRequest): MemoryPlan["paper"] {
+function paperPlan(config: ModelConfig, request: PlanRequest): MemoryPlan["paper"] {
   const usual = PAPER_METHODS[request.optimizer];
   const isFactored = request.method === "lowrank";
   if (!usual || isFactored && usual !== "full") return undefined;
   const method = isFactored ? "low_rank" : usual;
-  const model = modelShapes(llamaWeights(config), LLAMA_PROJECTED);
+  const model = modelShapes(weightsOf(config), projectedOf(config));
   const rank = rankOf(request, config);
   const { weights, states } = paperMemory(model, method, rank);
   const largest = Math.max(...[...model.values()].map(({ shape }) => sizeOf(shape)));

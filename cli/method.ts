@@ -1,14 +1,7 @@
 /** From `--method` to what is trained: a model's matrices whole, or as factors W = B A from the start. */
 import type { Params, ParamsView } from "../core/mod.ts";
-import {
-  type FactorSpec,
-  LLAMA_PROJECTED,
-  type LlamaConfig,
-  llamaWeights,
-  LOW_RANK_FACTORS,
-  lowRankWeights,
-  withLowRank,
-} from "../models/mod.ts";
+import { type FactorSpec, LOW_RANK_FACTORS, lowRankWeights, withLowRank } from "../models/mod.ts";
+import { isMasked, type ModelConfig, projectedOf, weightsOf } from "./objective.ts";
 import type { OptimizerChoice } from "./optimizer_choice.ts";
 import type { Run } from "./options.ts";
 
@@ -24,11 +17,16 @@ export interface Method {
   view(params: Params): ParamsView;
 }
 
-/** The method of a run. The rank is a quarter of the hidden size unless it is given. */
-export function resolveMethod({ method, rank }: Pick<Run, "method" | "rank">, config: LlamaConfig): Method {
+/**
+ * The method of a run. The rank is a quarter of the hidden size unless it is given.
+ *
+ * @throws RangeError for factors of a RoBERTa
+ */
+export function resolveMethod({ method, rank }: Pick<Run, "method" | "rank">, config: ModelConfig): Method {
   if (method === "full") {
-    return { weights: llamaWeights(config), projected: LLAMA_PROJECTED, view: (params) => params };
+    return { weights: weightsOf(config), projected: projectedOf(config), view: (params) => params };
   }
+  if (isMasked(config)) throw new RangeError("Cannot train with --method lowrank: it is for a LLaMA: got a RoBERTa");
   const kept = rank ?? Math.max(1, Math.floor(config.hidden_size / 4));
   return {
     weights: lowRankWeights(config, { rank: kept }),

@@ -27,8 +27,10 @@ export interface StepRow {
 /** One evaluation on held-out text. */
 export interface EvaluationRow {
   readonly step: number;
-  /** Mean loss in nats a token. */
+  /** Mean loss, in what the training loss is in. */
   readonly validationLoss: number;
+  /** A task's measures by name. */
+  readonly scores?: Readonly<Record<string, number>>;
 }
 
 /** A line of `metrics.jsonl`. */

@@ -4,6 +4,7 @@ import type { Params } from "../core/mod.ts";
 import { loopsBackend } from "../backends/cpu/mod.ts";
 import { initLlama } from "../models/mod.ts";
 import { galoreSgd, Optimizer } from "../optimizers/mod.ts";
+import { rowsLoss } from "./evaluation.ts";
 import { fingerprint, stepRows, tinyConfig, Workspace, writeTinyModel } from "./testing/workspace.ts";
 import { NonFiniteError, type TrainerParts, trainLoop } from "./trainer.ts";
 
@@ -65,7 +66,8 @@ Deno.test("trainLoop() leaves weights and state as they were when a gradient is 
     await Promise.all([...params.entries()].map(async ([name, x]) => [name, await x.read()] as const)),
   );
   const rows = { tokens: new Uint32Array(17).map((_, i) => i), batch: 1, seq: 16 };
-  const parts: TrainerParts = { backend, params, config, optimizer, nextBatch: () => Promise.resolve(rows) };
+  const loss = rowsLoss(backend, params, config);
+  const parts: TrainerParts = { backend, params, optimizer, loss, nextBatch: () => Promise.resolve(rows) };
   const options = { startStep: 4, startTokens: 0, steps: 9, afterSteps: () => Promise.resolve(false) };
   await assert.rejects(trainLoop(parts, options), (error: Error) => {
     assert.ok(error instanceof NonFiniteError);

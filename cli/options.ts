@@ -109,11 +109,11 @@ export interface OptimizerOptions {
 
 /** Everything that decides a training run. */
 export interface Run extends OptimizerOptions {
-  /** A built-in name (llama-9m ... llama-7b) or a Hugging Face folder. */
+  /** A built-in name (llama-9m ... llama-7b, roberta-2m, roberta-base, roberta-large) or a Hugging Face folder. */
   readonly model: string;
   /** Text files, or one token store (folder or URL). */
   readonly data: readonly string[];
-  /** `byte`, or a folder with a tokenizer. Default: the model folder's, else byte. */
+  /** `byte`, `masked-byte`, or a folder. Default: the model folder's, else byte, for a RoBERTa with a mask. */
   readonly tokenizer?: string;
   /** Vocabulary of a built-in model. Default: the tokenizer's. */
   readonly vocab?: number;

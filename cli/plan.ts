@@ -1,14 +1,12 @@
 /** `plan`: the memory of a training run before it starts, of every optimizer beside it, and what fits into a budget. */
 import { formatBytes, isHalf } from "../core/mod.ts";
-import { type LlamaConfig, llamaConfig } from "../models/mod.ts";
 import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
-import { loadConfig } from "./checkpoint.ts";
 import { findGpu } from "./device.ts";
-import { FileFolder } from "./files.ts";
 import { deviceFlags, modelFlags, optimizerFlags, scheduleFlags } from "./flags.ts";
 import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRows, rankOf } from "./memory_plan.ts";
-import { isBuiltIn } from "./model_source.ts";
+import { isBuiltIn, plannedConfig } from "./model_source.ts";
+import type { ModelConfig } from "./objective.ts";
 import { isProjecting } from "./optimizer_family.ts";
 import type { Run } from "./options.ts";
 import { compareOptimizers, compareRows } from "./plan_compare.ts";
@@ -43,7 +41,7 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
   if (compare && fit !== undefined) throw new UsageError("Cannot use --compare with --fit: choose one");
   const { json: _json, compare: _compare, fit: _fit, ...given } = givenOptions(parsed);
   const run = await resolveRun({ ...given, data: [] });
-  const config = await configOf(run);
+  const config = await plannedConfig(run);
   const policy = await deviceOf(run, fit !== undefined);
   const request = { ...run, policy };
   if (fit !== undefined) return await printFits(request, { config, given, budget: fit, json }, output);
@@ -67,13 +65,6 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
   output.out(`a run with these settings needs ${formatBytes(memory.heldBytes)} for tensors`);
 }
 
-async function configOf(run: Run): Promise<LlamaConfig> {
-  const base = isBuiltIn(run.model)
-    ? llamaConfig(run.model, { vocab_size: run.vocab ?? 32000 })
-    : await loadConfig(new FileFolder(run.model));
-  return { ...base, max_position_embeddings: Math.max(base.max_position_embeddings, run.seq) };
-}
-
 /** Where the run would be computed: `auto` takes a GPU that is found, and one in mind where only a GPU will do. */
 async function deviceOf(run: Run, isSearch: boolean): Promise<"cpu" | "webgpu"> {
   if (run.device !== "auto") {
@@ -87,7 +78,7 @@ async function deviceOf(run: Run, isSearch: boolean): Promise<"cpu" | "webgpu"> 
   return found && !found.isSoftware ? "webgpu" : "cpu";
 }
 
-function describeRun(run: Run, config: LlamaConfig, policy: "cpu" | "webgpu"): string {
+function describeRun(run: Run, config: ModelConfig, policy: "cpu" | "webgpu"): string {
   const words = [
     isProjecting(run.optimizer) ? `${run.optimizer} of rank ${rankOf(run, config)}` : run.optimizer,
     `batch ${run.batch} x ${run.seq}`,
@@ -103,7 +94,7 @@ function describeRun(run: Run, config: LlamaConfig, policy: "cpu" | "webgpu"): s
 const LARGEST_CPU_MEMORY = 2 ** 32 - 2 ** 26;
 
 interface FitOptions {
-  readonly config: LlamaConfig;
+  readonly config: ModelConfig;
   /** What was given on the command line. */
   readonly given: Partial<Run>;
   readonly budget: number;
@@ -144,7 +135,7 @@ async function printFits(
   });
 }
 
-function summary({ choice, plan }: Fit, request: Run & { readonly policy: "cpu" | "webgpu" }, config: LlamaConfig) {
+function summary({ choice, plan }: Fit, request: Run & { readonly policy: "cpu" | "webgpu" }, config: ModelConfig) {
   return `${describeRun({ ...request, ...choice }, config, request.policy)}: peak ${formatBytes(plan.peakBytes)}, ` +
     `${formatBytes(plan.heldBytes)} in the device's blocks`;
 }

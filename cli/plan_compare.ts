@@ -1,7 +1,7 @@
 /** `plan --compare`: what every optimizer would take for one model, by the paper's rule and in bytes. */
 import { formatBytes } from "../core/mod.ts";
-import type { LlamaConfig } from "../models/mod.ts";
 import { type MemoryPlan, planMemory, type PlanRequest } from "./memory_plan.ts";
+import type { ModelConfig } from "./objective.ts";
 import { isProjecting } from "./optimizer_family.ts";
 import { OPTIMIZERS } from "./options.ts";
 
@@ -12,7 +12,7 @@ export interface Compared {
 }
 
 /** Plans the same run with every optimizer; with factors, with those that do not project. */
-export async function compareOptimizers(config: LlamaConfig, request: PlanRequest): Promise<Compared[]> {
+export async function compareOptimizers(config: ModelConfig, request: PlanRequest): Promise<Compared[]> {
   const compared: Compared[] = [];
   for (const optimizer of OPTIMIZERS) {
     if (request.method === "lowrank" && isProjecting(optimizer)) continue;

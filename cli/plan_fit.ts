@@ -5,8 +5,8 @@
  * The search looks at models of two and three layers, whose plans take milliseconds, and assumes that each further layer
  * adds the same; what it proposes is planned as it is, and a proposal that proves too large gives up batch until it fits.
  */
-import type { LlamaConfig } from "../models/mod.ts";
 import { type MemoryPlan, planMemory, type PlanRequest } from "./memory_plan.ts";
+import type { ModelConfig } from "./objective.ts";
 import { isProjecting } from "./optimizer_family.ts";
 import type { OptimizerName, Run } from "./options.ts";
 
@@ -24,7 +24,7 @@ export interface Fit {
 
 /** What is searched. */
 export interface FitRequest {
-  readonly config: LlamaConfig;
+  readonly config: ModelConfig;
   readonly request: PlanRequest;
   /** Names of the options that the user gave: they stay as they are. */
   readonly given: ReadonlySet<string>;

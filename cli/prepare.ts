@@ -12,7 +12,7 @@ export const prepareVerb = defineVerb({
   example: "deno task prepare --input corpus.jsonl.gz --tokenizer ./gpt2 --seq 256 --out corpus.zarr",
   flags: {
     input: { type: "strings", required: true, value: "FILE", help: "text to tokenise (.txt, .jsonl, .jsonl.gz)" },
-    tokenizer: { type: "string", default: "byte", value: "byte|FOLDER", help: "how text becomes tokens" },
+    tokenizer: { type: "string", default: "byte", value: "byte|masked-byte|FOLDER", help: "how text becomes tokens" },
     seq: { type: "number", integer: true, min: 1, default: DEFAULTS.seq, help: "tokens to a sequence" },
     out: { type: "string", required: true, value: "FOLDER", help: "the store to make" },
     holdOut: {

@@ -1,6 +1,6 @@
 /** Recipes: typed modules whose default export is a part of a Run. Flags override them; they override the defaults. */
 import { pathToFileURL } from "node:url";
-import { givenOptions, parseVerb } from "./arguments.ts";
+import { type Flags, givenOptions, type Options, parseVerb } from "./arguments.ts";
 import { exists } from "./files.ts";
 import { dataFlags, deviceFlags, modelFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import { DEFAULTS, type Run } from "./options.ts";
@@ -14,20 +14,31 @@ import { kebab } from "./verbs.ts";
  * @throws SyntaxError when the recipe has no object as its default export, or a field that a Run does not have
  */
 export async function resolveRun(flags: Partial<Run>, recipePath?: string, saved: Partial<Run> = {}): Promise<Run> {
-  const recipe = recipePath ? await loadRecipe(recipePath) : {};
+  const recipe: Partial<Run> = recipePath ? await loadRecipe(recipePath, FIELDS, flags) : {};
   const asked = { ...saved, ...recipe, ...flags };
   const optimizer = asked.method === "lowrank" ? "adamw" : DEFAULTS.optimizer; // factors need no projection
   return { ...DEFAULTS, optimizer, ...asked };
 }
 
-async function loadRecipe(path: string): Promise<Partial<Run>> {
-  const { default: recipe } = await importRecipe(path);
+/**
+ * What a recipe says: its default export, or what that makes of the flags where it is a function.
+ *
+ * @param fields what it may say, as flags
+ * @throws SyntaxError as `resolveRun`
+ */
+export async function loadRecipe<F extends Flags>(
+  path: string,
+  fields: F,
+  given: object,
+): Promise<Partial<Options<F>>> {
+  const { default: exported } = await importRecipe(path);
+  const recipe: unknown = typeof exported === "function" ? await exported(given) : exported;
   if (typeof recipe !== "object" || recipe === null) {
     throw new SyntaxError(`Cannot use recipe ${path}: expected an object as its default export`);
   }
-  const unknown = Object.keys(recipe).filter((key) => !(key in FIELDS));
+  const unknown = Object.keys(recipe).filter((key) => !(key in fields));
   if (unknown.length > 0) throw new SyntaxError(`Cannot use recipe ${path}: a run has no ${unknown.join(", ")}`);
-  return readFields(recipe, `recipe ${path}`);
+  return readFields(recipe, `recipe ${path}`, fields);
 }
 
 /** What is wrong inside a recipe is told with its path, in one line. */
@@ -53,9 +64,9 @@ const FIELDS = {
 };
 
 /** Fields as flags would set them: a recipe may say what a flag may, and no more. */
-function readFields(fields: object, what: string): Partial<Run> {
-  const words = Object.entries(fields).filter(([, value]) => value !== undefined).flatMap(([key, value]) =>
+function readFields<F extends Flags>(recipe: object, what: string, flags: F): Partial<Options<F>> {
+  const words = Object.entries(recipe).filter(([, value]) => value !== undefined).flatMap(([key, value]) =>
     [value].flat().map((one) => `--${kebab(key)}=${one}`)
   );
-  return givenOptions(parseVerb({ name: what, summary: "", example: "", flags: FIELDS }, words));
+  return givenOptions(parseVerb({ name: what, summary: "", example: "", flags }, words));
 }

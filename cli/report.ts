@@ -29,6 +29,8 @@ export interface ReportData {
   readonly facts?: readonly (readonly [label: string, value: string])[];
   /** What the run shows, in a sentence each. `ok` undefined: neither good nor bad. */
   readonly verdicts?: readonly { readonly ok?: boolean; readonly text: string }[];
+  /** What a loss is in, for the plot. Default: nats a token. */
+  readonly lossUnit?: string;
   /** Losses to compare with, in nats a token: dashed lines in the loss plot. */
   readonly baselines?: readonly { readonly name: string; readonly loss: number }[];
   readonly tables?: readonly ReportTable[];
@@ -52,7 +54,7 @@ export function reportHtml(data: ReportData): string {
     header(data, data.facts ?? headline(steps, evaluations)),
     verdicts(data),
     lossFigure(data, steps, evaluations),
-    smallFigures(steps),
+    smallFigures(steps, evaluations),
     baselineTable(data, evaluations),
     ...(data.samples?.length ? [samples(data.samples)] : []),
     ...(data.tables ?? []).map(table),
@@ -115,7 +117,7 @@ function lossFigure(data: ReportData, steps: readonly StepRow[], evaluations: re
   }
   const references = data.baselines?.map(({ name, loss }) => ({ y: loss, label: `${name} ${loss.toFixed(2)}` }));
   const plot: PlotOptions = {
-    ...{ series, references, markers: data.markers, xLabel: "step", yLabel: "loss, nats a token" },
+    ...{ series, references, markers: data.markers, xLabel: "step", yLabel: data.lossUnit ?? "loss, nats a token" },
     ...{ title: "Loss by step", width: 1000, height: 400 },
   };
   return `<section class="switch"><h2>Loss</h2>` +
@@ -127,7 +129,7 @@ function lossFigure(data: ReportData, steps: readonly StepRow[], evaluations: re
     `</section>`;
 }
 
-function smallFigures(steps: readonly StepRow[]): string {
+function smallFigures(steps: readonly StepRow[], evaluations: readonly EvaluationRow[]): string {
   const of = (key: "lr" | "gradNorm" | "tokensPerSecond" | "memoryBytes") =>
     steps.flatMap((row): Point[] => row[key] === undefined ? [] : [[row.step, row[key]]]);
   const plots: [title: string, color: 3 | 4 | 5 | 6, points: Point[], options: Partial<PlotOptions>][] = [
@@ -143,7 +145,21 @@ function smallFigures(steps: readonly StepRow[]): string {
     const size = { xLabel: "step", yLabel: "", title: `${title} by step`, width: 490, height: 220 };
     return `<figure><h3>${title}</h3>${plotSvg({ ...size, ...options, series })}</figure>`;
   });
-  return figures.length ? `<section class="grid">${figures.join("")}</section>` : "";
+  const all = [...scoreFigures(evaluations), ...figures];
+  return all.length ? `<section class="grid">${all.join("")}</section>` : "";
+}
+
+/** A task's measures by evaluation, a plot each. */
+function scoreFigures(evaluations: readonly EvaluationRow[]): string[] {
+  const names = new Set(evaluations.flatMap(({ scores }) => Object.keys(scores ?? {})));
+  return [...names].map((name) => {
+    const points = evaluations.flatMap(({ step, scores }): Point[] =>
+      scores?.[name] === undefined ? [] : [[step, scores[name]]]
+    );
+    const size = { xLabel: "step", yLabel: "", title: `${name} by step`, width: 490, height: 220 };
+    const series: Series[] = [{ name: "", points, style: { color: 2, dots: points.length <= 60 } }];
+    return `<figure><h3>${escapeText(name)}</h3>${plotSvg({ ...size, series })}</figure>`;
+  });
 }
 
 /**

@@ -27,6 +27,14 @@ Deno.test("reportHtml() holds headline, plots, tables, samples and configuration
   assert.match(html, /&#34;rank&#34;: 64/);
 });
 
+Deno.test("reportHtml() plots each measure of evaluations, and names what the loss is in", () => {
+  const scored = [1, 2].map((step) => ({ step, validationLoss: 1 / step, scores: { accuracy: step / 4, f1: 0.5 } }));
+  const html = reportHtml({ title: "my run", rows: [...steps, ...scored], lossUnit: "loss" });
+  assert.equal(html.match(/<svg /g)?.length, 8);
+  for (const name of ["accuracy", "f1"]) assert.ok(html.includes(`<h3>${name}</h3>`), name);
+  assert.doesNotMatch(html, /nats a token/);
+});
+
 Deno.test("reportHtml() asks nothing of the network and runs no script but its own", () => {
   const html = reportHtml({ title: "x", rows });
   assert.match(html, /default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[\w+/=]{44}'/);

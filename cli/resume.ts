@@ -95,8 +95,14 @@ function differencesOf(saved: unknown, now: unknown, path = ""): string[] {
   return before === after ? [] : [`${path} was ${before}, is ${after}`];
 }
 
-/** A model folder, or a run folder's newest checkpoint. */
+/** A model folder, or a run folder's best model, if it keeps one, or its newest checkpoint. */
 export async function findModel(path: string): Promise<string> {
+  if (await exists(join(path, "best"))) return join(path, "best");
+  if (await exists(join(path, "best-adapter"))) {
+    throw new RangeError(
+      `Cannot use ${path}: it keeps an adapter alone; give its model, and --adapter ${path}/best-adapter`,
+    );
+  }
   if (!await exists(join(path, "checkpoints"))) return path;
   const { checkpoint, warnings } = await latestCheckpoint(path);
   if (!checkpoint) {

@@ -17,10 +17,11 @@ import { prepareTraining, printSetup, type TrainingSetup } from "./training_setu
 /** The verb's flags. */
 export const trainVerb = defineVerb({
   name: "train",
-  summary: "trains a LLaMA, with GaLore unless told otherwise; without flags, on TypeScript declarations",
+  summary: "trains a LLaMA or a RoBERTa, with GaLore unless told otherwise; without flags, on TypeScript declarations",
   example: [
     "deno task train",
     "deno task train --model llama-60m --data corpus.jsonl --tokenizer ./gpt2 --rank 128 --steps 2000 --save-every 200",
+    "deno task train --model roberta-2m --data corpus.txt --optimizer adamw --steps 2000",
     "deno task train --resume runs/llama-60m-galore_adamw-20261123-101500",
   ],
   flags: { ...modelFlags, ...dataFlags, ...optimizerFlags, ...scheduleFlags, ...deviceFlags, ...runFlags },
@@ -53,8 +54,8 @@ async function dryRunOnce(setup: TrainingSetup, output: Output): Promise<void> {
   for (const line of formatTable(planRows(plan), "lrr")) output.err(line);
   const { batch, seed } = setup.run;
   await using batches = new Batches(setup.data.path, { batch, seed, readers: 0 });
-  const forward = { recompute: setup.run.checkpointActivations };
-  await trainLoop({ ...setup, config: setup.model.config, forward, nextBatch: () => batches.next() }, {
+  const loss = setup.objective.loss;
+  await trainLoop({ ...setup, loss, nextBatch: () => batches.next() }, {
     startStep: 0,
     startTokens: 0,
     steps: 1,

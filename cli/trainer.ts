@@ -9,10 +9,9 @@
  * A step is synchronous between its awaits, and the loop yields a macrotask after each, so that signals, timers and
  * reader workers are served.
  */
-import { type Backend, backward, fromArray, type Params, type ParamsView, scope, type Tensor } from "../core/mod.ts";
-import { type LlamaConfig, llamaFlopsPerToken, llamaLoss, type LlamaOptions } from "../models/mod.ts";
+import { type Backend, backward, type Params, scope, type Tensor } from "../core/mod.ts";
 import type { Optimizer } from "../optimizers/mod.ts";
-import { splitRows, type TokenRows } from "./evaluation.ts";
+import type { TokenRows } from "./evaluation.ts";
 import { badGradient, badLoss, NonFiniteError } from "./nonfinite.ts";
 import { PendingSteps } from "./pending_steps.ts";
 
@@ -21,7 +20,7 @@ export { NonFiniteError };
 /** What a step did. */
 export interface StepRow {
   readonly step: number;
-  /** Mean loss in nats a token. */
+  /** Mean loss of the micro-batches: in nats a token, or whatever the model's loss is in. */
   readonly loss: number;
   readonly lr: number;
   readonly gradNorm: number;
@@ -34,18 +33,24 @@ export interface StepRow {
   readonly memoryBytes: number;
 }
 
+/** What a batch must tell of itself, whatever it holds for its loss. */
+export interface BatchSize {
+  readonly batch: number;
+  readonly seq: number;
+  /** Tokens that are no padding. Default: all, batch x seq. */
+  readonly count?: number;
+}
+
 /** The parts that a loop turns. */
-export interface TrainerParts {
+export interface TrainerParts<Rows extends BatchSize = TokenRows> {
   readonly backend: Backend;
+  /** What the optimizer trains. */
   readonly params: Params;
-  /** The weights as the model sees them. Default: as they are. */
-  readonly view?: ParamsView;
-  readonly config: LlamaConfig;
   readonly optimizer: Optimizer;
   /** The next batch in order. */
-  readonly nextBatch: () => Promise<TokenRows>;
-  /** How the layers run. */
-  readonly forward?: LlamaOptions;
+  readonly nextBatch: () => Promise<Rows>;
+  /** A scalar of a batch, on the tape: the model's forward pass. */
+  readonly loss: (rows: Rows) => Tensor;
 }
 
 /** Where a loop starts and ends. */
@@ -60,11 +65,17 @@ export interface TrainerOptions {
 }
 
 /** Runs steps `startStep + 1` to `steps`. @throws NonFiniteError for a step that would have spoiled the weights */
-export async function trainLoop(parts: TrainerParts, options: TrainerOptions): Promise<void> {
+export async function trainLoop<Rows extends BatchSize>(
+  parts: TrainerParts<Rows>,
+  options: TrainerOptions,
+): Promise<void> {
   return parts.optimizer.isGuarded ? await guardedLoop(parts, options) : await checkedLoop(parts, options);
 }
 
-async function checkedLoop(parts: TrainerParts, options: TrainerOptions): Promise<void> {
+async function checkedLoop<Rows extends BatchSize>(
+  parts: TrainerParts<Rows>,
+  options: TrainerOptions,
+): Promise<void> {
   let tokens = options.startTokens;
   for (let step = options.startStep + 1; step <= options.steps; step++) {
     parts.backend.resetPeak();
@@ -87,7 +98,10 @@ async function checkedLoop(parts: TrainerParts, options: TrainerOptions): Promis
 }
 
 /** Stages the gradients of every micro-batch; mean loss and number of tokens. */
-async function forwardBackward(parts: TrainerParts, step: number): Promise<{ loss: number; count: number }> {
+async function forwardBackward<Rows extends BatchSize>(
+  parts: TrainerParts<Rows>,
+  step: number,
+): Promise<{ loss: number; count: number }> {
   const { optimizer } = parts;
   let total = 0;
   let count = 0;
@@ -101,7 +115,7 @@ async function forwardBackward(parts: TrainerParts, step: number): Promise<{ los
       throw await badLoss(parts.params, step, value);
     }
     total += value;
-    count += rows.batch * rows.seq;
+    count += rows.count ?? rows.batch * rows.seq;
   }
   return { loss: total / optimizer.microBatches, count };
 }
@@ -115,7 +129,10 @@ async function checkedNorm(optimizer: Optimizer, step: number): Promise<number> 
   return norm;
 }
 
-async function guardedLoop(parts: TrainerParts, options: TrainerOptions): Promise<void> {
+async function guardedLoop<Rows extends BatchSize>(
+  parts: TrainerParts<Rows>,
+  options: TrainerOptions,
+): Promise<void> {
   const { syncDue = () => true, steps } = options;
   using pending = new PendingSteps(parts, options.startTokens);
   for (let step = options.startStep + 1; step <= steps; step++) {
@@ -150,7 +167,11 @@ async function rescue(pending: PendingSteps, options: TrainerOptions): Promise<v
 }
 
 /** Enqueues a step and remembers where its figures lie. */
-async function guardedStep(parts: TrainerParts, step: number, pending: PendingSteps): Promise<void> {
+async function guardedStep<Rows extends BatchSize>(
+  parts: TrainerParts<Rows>,
+  step: number,
+  pending: PendingSteps,
+): Promise<void> {
   const { optimizer } = parts;
   const losses: Tensor[] = [];
   try {
@@ -158,7 +179,7 @@ async function guardedStep(parts: TrainerParts, step: number, pending: PendingSt
     for (let micro = 0; micro < optimizer.microBatches; micro++) {
       const rows = await parts.nextBatch();
       losses.push(stageBatch(parts, rows));
-      count += rows.batch * rows.seq;
+      count += rows.count ?? rows.batch * rows.seq;
     }
     if (optimizer.refreshDue) await guardedRefresh(optimizer, step);
     pending.commit(step, losses, count);
@@ -178,30 +199,14 @@ async function guardedRefresh(optimizer: Optimizer, step: number): Promise<void>
 }
 
 /** One forward and backward pass; every activation dies with the scope, even on a throw. */
-function stageBatch(parts: TrainerParts, rows: TokenRows): Tensor {
-  const { backend, params, view = params, config, optimizer, forward } = parts;
+function stageBatch<Rows extends BatchSize>(parts: TrainerParts<Rows>, rows: Rows): Tensor {
   using step = scope("train step");
-  const { inputs, targets } = splitRows(rows);
-  const shape = [rows.batch, rows.seq];
-  const tokens = fromArray(backend, inputs, shape);
-  const loss = llamaLoss(view, config, tokens, fromArray(backend, targets, shape), forward);
-  backward(loss, optimizer.stage); // each gradient is projected, or held, and freed as it is finished
+  const loss = parts.loss(rows);
+  backward(loss, parts.optimizer.stage); // each gradient is projected, or held, and freed as it is finished
   return step.keep(loss);
 }
 
 /** Lets timers, signals and worker messages run. */
 export function macrotask(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
-}
-
-/** Model FLOP/s of a step: what a hardware utilisation is a part of. `weights` are those that are trained. */
-export function modelFlops(
-  config: LlamaConfig,
-  { seq, tokensPerSecond, weights }: {
-    readonly seq: number;
-    readonly tokensPerSecond: number;
-    readonly weights?: Parameters<typeof llamaFlopsPerToken>[2];
-  },
-): number {
-  return llamaFlopsPerToken(config, seq, weights) * tokensPerSecond;
 }

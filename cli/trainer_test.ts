@@ -17,7 +17,7 @@ import {
   walkState,
 } from "../optimizers/mod.ts";
 import type { TokenRows } from "./evaluation.ts";
-import { evaluate } from "./evaluation.ts";
+import { evaluate, rowsLoss } from "./evaluation.ts";
 import { NonFiniteError, type StepRow, type TrainerOptions, trainLoop } from "./trainer.ts";
 import { tinyConfig } from "./testing/workspace.ts";
 
@@ -73,8 +73,8 @@ async function train(backend: Backend & { reads?: number }, rule: Rule | Routing
     await trainLoop({
       backend,
       params,
-      config,
       optimizer,
+      loss: rowsLoss(backend, params, config),
       nextBatch: () => {
         session.onBatch?.(drawn, params, optimizer);
         return Promise.resolve(batch(drawn++));
@@ -253,7 +253,7 @@ Deno.test("trainLoop() gives the same bits when layers are run again in backward
     using optimizer = new Optimizer(each, adamW({ learningRate: 0.01 }), { clip: 1 });
     const losses: number[] = [];
     let drawn = 0;
-    const parts = { backend, params: each, config, optimizer, forward };
+    const parts = { backend, params: each, optimizer, loss: rowsLoss(backend, each, config, forward) };
     await trainLoop({ ...parts, nextBatch: () => Promise.resolve(batch(drawn++)) }, {
       startStep: 0,
       startTokens: 0,

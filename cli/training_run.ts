@@ -4,12 +4,13 @@ import { saveModel, saveTraining } from "./checkpoint.ts";
 import { Batches, CorruptDataError } from "../data/mod.ts";
 import { reportBases, type State } from "../optimizers/mod.ts";
 import { DiskFullError, writeFolderDurably } from "./durable.ts";
-import { evaluate, splitBatches, type TokenRows } from "./evaluation.ts";
+import { splitBatches, type TokenRows } from "./evaluation.ts";
 import { exists } from "./files.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { peakSpeed } from "./matmul_speed.ts";
 import { isStepRow, type MetricsRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
 import { type Baseline, heldOutBaselines } from "./baselines.ts";
+import { isMasked, modelFlops } from "./objective.ts";
 import { showProgress } from "./progress.ts";
 import { writeReport } from "./report.ts";
 import { identityOf } from "./resume.ts";
@@ -17,7 +18,7 @@ import { checkpointName, createRun, pruneCheckpoints, type RunFolder } from "./r
 import { generateTokens } from "./sampling.ts";
 import { StopWatch } from "./signals.ts";
 import { parameterRows, type TrainingSetup } from "./training_setup.ts";
-import { modelFlops, trainLoop } from "./trainer.ts";
+import { trainLoop } from "./trainer.ts";
 
 /** Where a run begins: anew, or in the folder and state of an earlier one. */
 export interface RunStart {
@@ -52,7 +53,7 @@ async function runIn(folder: RunFolder, setup: TrainingSetup, resumed: TrainingS
 }
 
 /** A run that failed before its first step leaves nothing, so that the next may have its name. */
-async function removeUnbegun(folder: RunFolder, isNamedByUs: boolean): Promise<void> {
+export async function removeUnbegun(folder: RunFolder, isNamedByUs: boolean): Promise<void> {
   if (!await exists(folder.metrics) || (await readMetrics(folder.metrics)).length > 0) return;
   if (isNamedByUs) return await Deno.remove(folder.path, { recursive: true });
   for (const path of [folder.config, folder.metrics]) await Deno.remove(path);
@@ -105,12 +106,11 @@ class Session implements Disposable {
   }
 
   async train(): Promise<void> {
-    const { run, model, backend } = this.setup;
+    const { run, backend, data, objective: { loss } } = this.setup;
     this.output.err(`run       ${this.folder.path}${this.#step > 0 ? `, going on after step ${this.#step}` : ""}`);
     const peak = await peakSpeed(backend) * 1e9;
     using progress = showProgress(this.output, { label: "train", total: run.steps, start: this.#step, plain: false });
-    const forward = { recompute: run.checkpointActivations };
-    await trainLoop({ ...this.setup, config: model.config, forward, nextBatch: () => this.#nextBatch() }, {
+    await trainLoop({ ...this.setup, loss, nextBatch: () => this.#nextBatch() }, {
       startStep: this.#step,
       startTokens: this.#tokens,
       steps: run.steps,
@@ -123,7 +123,7 @@ class Session implements Disposable {
         const last = rows[rows.length - 1];
         this.#step = last.step;
         this.#tokens = last.tokens;
-        this.#sequences = last.tokens / run.seq;
+        this.#sequences = last.tokens / data.store.info.seq;
         progress.update(last.step, { tokensPerSecond: last.tokensPerSecond, note: `loss ${last.loss.toFixed(3)}` });
         for (const occasion of this.#occasionsAt(last.step)) await occasion();
         return this.#stop.stopRequested;
@@ -154,18 +154,20 @@ class Session implements Disposable {
   }
 
   async #evaluate(): Promise<void> {
-    const { run, data, backend, view, model } = this.setup;
+    const { run, data, objective } = this.setup;
     if (!data.store.splits.includes("validation")) return;
     const rows = data.store.split("validation").rows;
     const options = { split: "validation" as const, batch: run.batch, batches: run.evalBatches };
-    const { loss } = await evaluate(backend, view, model.config, splitBatches(data.path, rows, options));
+    const { loss } = await objective.evaluate(splitBatches(data.path, rows, options));
     this.#validation = loss;
     this.metrics.append({ step: this.#step, validationLoss: loss });
     this.output.err(`step ${String(this.#step).padStart(4)} | held-out loss ${loss.toFixed(4)} ${this.#unit}`);
   }
 
   get #unit(): string {
-    return this.setup.tokenizer.name === "byte" ? "nats a byte" : "nats a token";
+    const { model, tokenizer } = this.setup;
+    const what = /^(masked-)?byte$/.test(tokenizer.name) ? "byte" : "token";
+    return `nats a ${isMasked(model.config) ? "hidden " : ""}${what}`;
   }
 
   /** A full disk costs a checkpoint, not the run. */
@@ -204,7 +206,7 @@ class Session implements Disposable {
 
   async #sample(): Promise<void> {
     const { backend, view, model, tokenizer, run } = this.setup;
-    if (run.sampleTokens === 0) return;
+    if (run.sampleTokens === 0 || isMasked(model.config)) return;
     const prompt = await this.#prompt();
     const ids = [...prompt];
     const options = { tokens: run.sampleTokens, temperature: 0.6, topK: 0, seed: run.seed };
@@ -272,6 +274,7 @@ class Session implements Disposable {
       subtitle: `${model.name}, ${params.size.toLocaleString("en-US")} weights, ${run.optimizer}${rank}, ` +
         `batch ${run.batch * run.gradAccum} x ${run.seq}, on ${run.data.join(", ")}`,
       rows,
+      lossUnit: `loss, ${this.#unit}`,
       config: { run, model: model.config },
       baselines: baselines.map(({ name, nats }) => ({ name, loss: nats })),
       samples: this.#samples.map((text) => ({ text })),

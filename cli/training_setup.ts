@@ -8,10 +8,11 @@ import { exists } from "./files.ts";
 import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRequest, stateBytesByName } from "./memory_plan.ts";
 import { checkMethod, type Method, resolveMethod } from "./method.ts";
-import { makeParams, type ModelSource, resolveModel } from "./model_source.ts";
+import { isMaskedModel, makeParams, type ModelSource, resolveModel } from "./model_source.ts";
+import { isMasked, makeObjective, type Objective, rowLength } from "./objective.ts";
 import { chooseOptimizer, driverOptions, type OptimizerChoice, parameterTable } from "./optimizer_choice.ts";
 import { resolveBasis } from "./optimizer_family.ts";
-import type { Run } from "./options.ts";
+import type { OptimizerOptions, Run } from "./options.ts";
 
 /** Everything that a run needs, opened. */
 export interface TrainingSetup {
@@ -25,6 +26,8 @@ export interface TrainingSetup {
   readonly params: Params;
   /** The weights as the model sees them. */
   readonly view: ParamsView;
+  /** From rows to losses. */
+  readonly objective: Objective;
   readonly choice: OptimizerChoice;
   readonly optimizer: Optimizer;
 }
@@ -32,9 +35,13 @@ export interface TrainingSetup {
 /** Opens everything that a run needs, the memory checked first. The caller disposes device, weights and optimizer. */
 export async function prepareTraining(asked: Run, output: Output): Promise<TrainingSetup> {
   const request = { ...asked, data: await chooseText(asked), modelFolder: asked.model };
-  const tokenizer = await chooseTokenizer(request);
+  const masked = await isMaskedModel(asked.model);
+  const tokenizer = await chooseTokenizer({ ...request, masked });
   if (asked.prompt !== undefined && tokenizer.encode(asked.prompt).length === 0) {
     throw new RangeError("Cannot sample from an empty --prompt");
+  }
+  if (masked && asked.seq < 3) {
+    throw new RangeError(`Cannot train ${asked.model} on sequences of ${asked.seq}: <s> and </s> leave no token`);
   }
   const model = await resolveModel(asked, tokenizer);
   const backend = await openDevice(asked, output);
@@ -44,7 +51,8 @@ export async function prepareTraining(asked: Run, output: Output): Promise<Train
       throw new RangeError(`Cannot train in ${run.dtype} on the CPU: use --dtype f32`);
     }
     await checkMemory(run, model, backend);
-    const data = await openData(request, tokenizer);
+    const seq = rowLength(model.config, run.seq);
+    const data = await openData({ ...request, seq, added: run.seq - seq }, tokenizer);
     const method = resolveMethod(run, model.config);
     const shapes = new Map([...method.weights].map(([name, { shape }]) => [name, shape]));
     const choice = chooseOptimizer(run, {
@@ -60,7 +68,10 @@ export async function prepareTraining(asked: Run, output: Output): Promise<Train
     const params = await makeParams(backend, model, { ...run, rank: method.rank });
     const optimizer = new Optimizer(params, choice.routing, driverOptions(run, backend));
     for (const note of choice.notes) output.err(`note: ${note}`);
-    return { run, backend, data, tokenizer, model, method, params, view: method.view(params), choice, optimizer };
+    const view = method.view(params);
+    const { seed, checkpointActivations: recompute } = run;
+    const objective = makeObjective(backend, view, model.config, { seed, recompute, special: model.special });
+    return { run, backend, data, tokenizer, model, method, params, view, objective, choice, optimizer };
   } catch (error) {
     backend[Symbol.dispose]();
     throw error;
@@ -109,19 +120,26 @@ export function printSetup(
         method.rank === undefined ? "projected matrices" : `factors W = BA of rank ${method.rank}`
       }`,
   );
-  const { train, validation } = data.store.info.splits;
+  const { splits: { train, validation }, seq } = data.store.info;
   output.err(
-    `data      ${run.data.join(", ")}: ${((train?.rows ?? 0) * run.seq).toLocaleString("en-US")} tokens to train on, ` +
-      `${((validation?.rows ?? 0) * run.seq).toLocaleString("en-US")} held out, tokenizer ${data.tokenizer.name}`,
+    `data      ${run.data.join(", ")}: ${((train?.rows ?? 0) * seq).toLocaleString("en-US")} tokens to train on, ` +
+      `${((validation?.rows ?? 0) * seq).toLocaleString("en-US")} held out, tokenizer ${data.tokenizer.name}`,
   );
+  if (isMasked(config)) output.err("objective 15% of the tokens are hidden and found again; no text is sampled");
   output.err("");
   for (const line of formatTable(parameterRows({ run, method, params, choice, optimizer }), "lrllrr")) output.err(line);
   output.err("");
 }
 
+/** What the table of parameters is made of. */
+export interface ParameterParts extends Pick<TrainingSetup, "params" | "choice" | "optimizer"> {
+  readonly run: OptimizerOptions & Pick<Run, "dtype">;
+  readonly method: Pick<Method, "projected">;
+}
+
 /** Which parameter gets what, and how many bytes: a header, a row a group, a total. */
 export function parameterRows(
-  { run, method, params, choice, optimizer }: Pick<TrainingSetup, "run" | "method" | "params" | "choice" | "optimizer">,
+  { run, method, params, choice, optimizer }: ParameterParts,
 ): string[][] {
   const bytes = stateBytesByName(optimizer, run);
   const shapes = new Map([...params.entries()].map(([name, tensor]) => [name, tensor.shape]));

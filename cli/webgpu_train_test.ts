@@ -74,7 +74,8 @@ testOnGpu("trainLoop() on webgpu reads once a sync point, bases included", async
   using _optimizer = setup.optimizer;
   await using batches = new Batches(setup.data.path, { batch: 4, seed: 1, readers: 0 });
   const reads: number[] = [];
-  await trainLoop({ ...setup, config: setup.model.config, nextBatch: () => batches.next() }, {
+  const { loss } = setup.objective;
+  await trainLoop({ ...setup, loss, nextBatch: () => batches.next() }, {
     startStep: 0,
     startTokens: 0,
     steps: 9,

@@ -1,7 +1,10 @@
 /** Masking for the masked-LM objective: shares, places, what is drawn, and what is refused. */
 import assert from "node:assert/strict";
-import { foldIn, keyOf } from "../core/mod.ts";
+import { loopsBackend } from "../backends/cpu/mod.ts";
+import { backward, foldIn, fromArray, keyOf, scope } from "../core/mod.ts";
 import { type MaskingOptions, maskTokens } from "./masked_lm.ts";
+import { initRoberta, robertaLoss } from "./roberta.ts";
+import { makeRobertaConfig } from "./roberta_config.ts";
 
 const SPECIAL = [0, 1, 2, 3, 99];
 const OPTIONS: MaskingOptions = { key: keyOf(1), maskId: 99, vocab: 100, specialIds: SPECIAL };
@@ -89,4 +92,33 @@ Deno.test("maskTokens() refuses a rate that is no share, and a vocabulary of spe
     () => maskTokens(Int32Array.of(0), { ...OPTIONS, vocab: 3 }),
     /^RangeError: Cannot mask tokens: all 3 of them are special$/,
   );
+});
+
+Deno.test("robertaLoss() at the places that are hidden is the loss everywhere, gradients included", () => {
+  using _all = scope("test");
+  const sizes = { vocab_size: 20, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 1, num_attention_heads: 2 };
+  const config = makeRobertaConfig(sizes, { max_position_embeddings: 12, initializer_range: 0.3 });
+  const backend = loopsBackend();
+  using params = initRoberta(backend, config, { seed: 3, head: "masked-lm" });
+  const tokens = fromArray(backend, Int32Array.from({ length: 20 }, (_, i) => 4 + (i * 7) % 16), [2, 10]);
+  const hidden = new Map([[1, 5], [2, 9], [17, 4]]);
+  const everywhere = Int32Array.from({ length: 20 }, (_, place) => hidden.get(place) ?? -100);
+  const run = (options: Pick<Parameters<typeof robertaLoss>[3], "targets" | "places">) => {
+    const dropoutKey = keyOf(5);
+    const loss = robertaLoss(params, config, { tokens }, { head: "masked-lm", dropoutKey, ...options });
+    const gradients = new Map<string, number[]>();
+    backward(loss, (name, gradient) => void gradients.set(name, [...gradient.readSync()]));
+    return { loss: loss.readSync()[0], gradients };
+  };
+  const full = run({ targets: fromArray(backend, everywhere, [2, 10]) });
+  const picked = run({
+    targets: fromArray(backend, Int32Array.of(...hidden.values(), -100), [4]),
+    places: fromArray(backend, Int32Array.of(...hidden.keys(), 0), [4]),
+  });
+  assert.ok(Math.abs(full.loss - picked.loss) < 1e-6);
+  assert.deepEqual([...picked.gradients.keys()].sort(), params.names().sort());
+  for (const [name, values] of full.gradients) {
+    const other = picked.gradients.get(name)!;
+    assert.ok(values.every((value, i) => Math.abs(value - other[i]) < 1e-6), name);
+  }
 });

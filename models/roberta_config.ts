@@ -275,8 +275,11 @@ export function robertaWeights(config: RobertaConfig, head: RobertaHead): Map<st
 export const ROBERTA_PROJECTED: RegExp =
   /\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)\.weight$/;
 
-/** Floating-point operations to train on a token in a sequence of `seq`: six a multiplied weight, and attention's. */
-export function robertaFlopsPerToken(config: RobertaConfig, seq: number): number {
+/**
+ * Floating-point operations to train a masked-LM on a token in a sequence of `seq`: six a multiplied weight, and attention's.
+ * The head's count at the places that are scored, by default the 15 % that are hidden.
+ */
+export function robertaFlopsPerToken(config: RobertaConfig, seq: number, scored = 0.15): number {
   const { hidden_size: D, intermediate_size: F, num_hidden_layers: layers, vocab_size: V } = config;
-  return 6 * (layers * (4 * D * D + 2 * D * F + 2 * seq * D) + D * D + V * D);
+  return 6 * (layers * (4 * D * D + 2 * D * F + 2 * seq * D) + scored * (D * D + V * D));
 }

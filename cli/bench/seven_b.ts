@@ -25,6 +25,7 @@ import type { Backend, Key, Shape, Tensor } from "../../core/mod.ts";
 import { LLAMA_PROJECTED, llamaConfig, llamaWeights } from "../../models/mod.ts";
 import { Optimizer, polarBasis } from "../../optimizers/mod.ts";
 import { openWebgpu } from "../device.ts";
+import { rowsLoss } from "../evaluation.ts";
 import { planMemory, planRequest, stateBytesOf } from "../memory_plan.ts";
 import { chooseOptimizer, driverOptions } from "../optimizer_choice.ts";
 import { DEFAULTS, type OptimizerName, type Run } from "../options.ts";
@@ -89,7 +90,8 @@ using optimizer = new Optimizer(params, choice.routing, driverOptions(run, backe
 let worst = 0;
 let drawn = 0;
 await trainLoop({
-  ...{ backend, params, config, optimizer, forward: { recompute: run.checkpointActivations } },
+  ...{ backend, params, optimizer },
+  loss: rowsLoss(backend, params, config, { recompute: run.checkpointActivations }),
   nextBatch: () => {
     const tokens = Uint32Array.from(makeTokens(++drawn, run.batch * (run.seq + 1), config.vocab_size));
     return Promise.resolve({ tokens, batch: run.batch, seq: run.seq });

@@ -3,6 +3,7 @@ import { makeParams } from "../model_source.ts";
 import { llamaConfig } from "../../models/mod.ts";
 import { Optimizer } from "../../optimizers/mod.ts";
 import { openDevice } from "../device.ts";
+import { rowsLoss } from "../evaluation.ts";
 import { planMemory, planRequest, stateBytesOf } from "../memory_plan.ts";
 import { resolveMethod } from "../method.ts";
 import { chooseOptimizer, driverOptions } from "../optimizer_choice.ts";
@@ -39,8 +40,8 @@ export async function checkMemoryOf(asked: Run): Promise<MemoryCheck> {
   const tokens = Uint32Array.from({ length: run.batch * (run.seq + 1) }, (_, i) => (7 * i) % config.vocab_size);
   let peakBytes = 0;
   await trainLoop({
-    ...{ backend, params, view: method.view(params), config, optimizer },
-    forward: { recompute: run.checkpointActivations },
+    ...{ backend, params, optimizer },
+    loss: rowsLoss(backend, method.view(params), config, { recompute: run.checkpointActivations }),
     nextBatch: () => Promise.resolve({ tokens, batch: run.batch, seq: run.seq }),
   }, {
     startStep: 0,

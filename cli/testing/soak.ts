@@ -9,7 +9,7 @@ import { Batches } from "../../data/mod.ts";
 import { type Backend, formatBytes } from "../../core/mod.ts";
 import { initLlama, LLAMA_PROJECTED } from "../../models/mod.ts";
 import { galoreAdamW, Optimizer } from "../../optimizers/mod.ts";
-import { evaluate, splitBatches } from "../evaluation.ts";
+import { evaluate, rowsLoss, splitBatches } from "../evaluation.ts";
 import { formatTable } from "../log.ts";
 import { generateTokens } from "../sampling.ts";
 import { trainLoop } from "../trainer.ts";
@@ -55,7 +55,13 @@ export async function soak({ store, steps, every, threads, makeBackend }: SoakOp
   await using batches = new Batches(store, { batch: 4, seed: 1 });
   const collect = collector();
   const samples: SoakSample[] = [];
-  await trainLoop({ backend, params, config, optimizer, nextBatch: () => batches.next() }, {
+  await trainLoop({
+    backend,
+    params,
+    optimizer,
+    loss: rowsLoss(backend, params, config),
+    nextBatch: () => batches.next(),
+  }, {
     startStep: 0,
     startTokens: 0,
     steps,

@@ -1,0 +1,262 @@
+/**
+ * A small RoBERTa of our own on SST-2: pre-trained with the masked-LM objective on the task's training sentences and other
+ * texts, then fine-tuned with every method, beside logistic regression on bags of words from the same sentences. The
+ * rate of a method is the best of a few at seed 1. In a folder that a study which was stopped goes on from.
+ *
+ *     deno run -A cli/bench/sst2_study.ts --data FOLDER_WITH_SST2_TSV --text FILE --out runs/sst2
+ *
+ * Few sentences and a small model of ours: its figures are not comparable with published ones. The development set picks
+ * rates, epochs and the baseline's penalty; the test set, where the folder has one, picks nothing.
+ */
+import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
+import { writeFileDurably } from "../durable.ts";
+import { exists, join } from "../files.ts";
+import { consoleOutput, explainError, formatTable, memoryOutput } from "../log.ts";
+import { main as runVerb } from "../main.ts";
+import { findModel } from "../resume.ts";
+import { accuracyOf, bagOfWords, countWords, type Labelled, wordsOf, wordTokenizerFiles } from "./words.ts";
+
+const whole = { type: "number", integer: true, min: 1 } as const;
+
+const studyVerb = defineVerb({
+  name: "sst2_study",
+  summary: "pre-trains a small RoBERTa and fine-tunes it on SST-2 with every method; goes on where it stopped",
+  example: "deno run -A cli/bench/sst2_study.ts --data glue/SST-2 --text corpus.txt --out runs/sst2",
+  flags: {
+    data: { type: "string", required: true, value: "FOLDER", help: "train.tsv, dev.tsv and perhaps test.tsv" },
+    text: { type: "strings", value: "FILE", help: "more text to pre-train on (.txt, or .jsonl with a text field)" },
+    out: { type: "string", required: true, value: "FOLDER", help: "models, results and the table" },
+    steps: { ...whole, default: 3500, help: "steps of pre-training" },
+    epochs: { ...whole, default: 3, help: "epochs of each fine-tuning" },
+    batch: { ...whole, default: 32, help: "sentences to a batch" },
+    only: { type: "string", value: "NAME,NAME", help: "methods to run", defaultHelp: "all" },
+    minCount: { ...whole, default: 2, help: "times that a word of the vocabulary occurs in the training sentences" },
+  },
+});
+
+type StudyOptions = Options<typeof studyVerb.flags>;
+
+/** A way to fine-tune, and the rates that are tried. */
+interface Method {
+  readonly name: string;
+  readonly flags: string;
+  readonly rates: readonly number[];
+}
+
+const GALORE = "--method galore --scale 1 --update-proj-gap 100";
+const ADAPTER = "--targets query --targets key --targets value --targets dense";
+
+const METHODS: readonly Method[] = [
+  { name: "full", flags: "--method full", rates: [3e-4, 1e-3] },
+  { name: "galore r=4", flags: `${GALORE} --rank 4`, rates: [3e-4, 1e-3] },
+  { name: "galore r=8", flags: `${GALORE} --rank 8`, rates: [3e-4, 1e-3] },
+  { name: "lora r=4", flags: `--method lora --rank 4 --alpha 8 ${ADAPTER}`, rates: [1e-3, 3e-3] },
+  { name: "lora r=8", flags: `--method lora --rank 8 --alpha 16 ${ADAPTER}`, rates: [1e-3, 3e-3] },
+  { name: "dora r=8", flags: `--method dora --rank 8 --alpha 16 ${ADAPTER}`, rates: [1e-3, 3e-3] },
+];
+
+const SEEDS = [1, 2, 3];
+const PENALTIES = [1e-5, 1e-4, 1e-3, 1e-2];
+
+/** What a fine-tuning came to. */
+interface Result {
+  readonly method: string;
+  readonly rate: number;
+  readonly seed: number;
+  readonly dev: number;
+  readonly test?: number;
+  readonly trained: string;
+  readonly optimizer: string;
+  readonly speed: number;
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  if (wantsHelp(argv)) return console.log(formatHelp(studyVerb)), 0;
+  const { options } = parseVerb(studyVerb, argv);
+  await Deno.mkdir(options.out, { recursive: true });
+  const splits = await readSplits(options.data);
+  const baseline = fitBaseline(splits);
+  console.error(`bag of words: ${percent(baseline.dev)} of dev with penalty ${baseline.l2}`);
+  const model = await pretrain(options, splits.train);
+  const wanted = options.only?.split(",");
+  const methods = METHODS.filter(({ name }) => !wanted || wanted.some((part) => name.startsWith(part)));
+  const results: Result[] = [];
+  for (const method of methods) {
+    for (const rate of method.rates) results.push(await finetune(options, { model, method, rate, seed: SEEDS[0] }));
+    const rate = bestRate(results, method.name);
+    for (const seed of SEEDS.slice(1)) results.push(await finetune(options, { model, method, rate, seed }));
+    const table = tableOf(methods, results, baseline).join("\n") + "\n";
+    await writeFileDurably(join(options.out, "table.txt"), table);
+  }
+  for (const line of tableOf(methods, results, baseline)) console.log(line);
+  return 0;
+}
+
+interface Splits {
+  readonly train: readonly Labelled[];
+  readonly dev: readonly Labelled[];
+  readonly test?: readonly Labelled[];
+}
+
+async function readSplits(folder: string): Promise<Splits> {
+  const read = async (split: string) => {
+    const lines = (await Deno.readTextFile(join(folder, `${split}.tsv`))).trim().split("\n");
+    const labelled = lines.map((line) => line.split("\t")).filter(([, label]) => label === "0" || label === "1");
+    return labelled.map(([sentence, label]) => ({ words: sentence.trim().split(/\s+/), label: Number(label) }));
+  };
+  const test = await exists(join(folder, "test.tsv")) ? await read("test") : [];
+  return { train: await read("train"), dev: await read("dev"), ...test.length > 0 ? { test } : {} };
+}
+
+interface Baseline {
+  readonly l2: number;
+  readonly dev: number;
+  readonly test?: number;
+}
+
+/** Logistic regression at the penalty that is best on the development set. */
+function fitBaseline({ train, dev, test }: Splits): Baseline {
+  const fitted = PENALTIES.map((l2) => {
+    const score = bagOfWords(train, { l2, steps: 2000 });
+    return { l2, dev: accuracyOf(score, dev), test: test && accuracyOf(score, test) };
+  });
+  return fitted.reduce((best, one) => one.dev > best.dev ? one : best);
+}
+
+/** A model folder, pre-trained if it is not there yet. */
+async function pretrain(options: StudyOptions, train: readonly Labelled[]): Promise<string> {
+  const { out, text, steps, minCount } = options;
+  const run = join(out, "pretrained");
+  if (await exists(join(run, "done"))) return await findModel(run);
+  const corpus = join(out, "corpus.jsonl");
+  if (!await exists(corpus)) {
+    const records = [...await passages(text), ...train.map(({ words }) => words.join(" "))];
+    await writeFileDurably(corpus, records.map((words) => JSON.stringify({ text: words }) + "\n").join(""));
+  }
+  const counts = countWords(train.map(({ words }) => words));
+  const kept = [...counts].filter(([, count]) => count >= minCount).sort(([, a], [, b]) => b - a).map(([word]) => word);
+  const words = join(out, "words");
+  await Deno.mkdir(words, { recursive: true });
+  for (const [name, content] of Object.entries(wordTokenizerFiles(kept))) {
+    await Deno.writeTextFile(join(words, name), content);
+  }
+  const start = await exists(join(run, "checkpoints"))
+    ? ["--resume", run]
+    : ["--model", "roberta-2m", "--data", corpus, "--tokenizer", words, "--out", run, "--hold-out", "0.03"];
+  await call(
+    `train ${start.join(" ")} --device cpu --optimizer adamw --lr 0.001 --weight-decay 0.01 --seq 66 --batch 16 ` +
+      `--steps ${steps} --log-every 50 --eval-every 500 --save-every 500 --keep 1`,
+    true,
+  );
+  await writeFileDurably(join(run, "done"), "");
+  return await findModel(run);
+}
+
+/** Paragraphs of other texts, their words apart as in the task's sentences. */
+async function passages(files: readonly string[] = []): Promise<string[]> {
+  const found: string[] = [];
+  for (const file of files) {
+    const content = await Deno.readTextFile(file);
+    const texts = file.endsWith(".jsonl")
+      ? content.trim().split("\n").map((line) => String(JSON.parse(line).text))
+      : content.split(/\n\s*\n/);
+    found.push(...texts.map((text) => wordsOf(text).join(" ")).filter((text) => text !== ""));
+  }
+  return found;
+}
+
+interface Job {
+  readonly model: string;
+  readonly method: Method;
+  readonly rate: number;
+  readonly seed: number;
+}
+
+/** One fine-tuning, or what an earlier call found. */
+async function finetune(options: StudyOptions, { model, method, rate, seed }: Job): Promise<Result> {
+  const { data, out, epochs, batch } = options;
+  const name = `${method.name.replace(/\W+/g, "-")}-${rate}-seed-${seed}`;
+  const file = join(out, `${name}.json`);
+  if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
+  const run = join(out, name);
+  if (await exists(run)) await Deno.remove(run, { recursive: true });
+  const said = await call(
+    `finetune --model ${model} --task sst2 --data ${join(data, "train.tsv")} --data ${join(data, "dev.tsv")} ` +
+      `${method.flags} --lr ${rate} --seed ${seed} --epochs ${epochs} --batch ${batch} --warmup 50 --max-length 64 ` +
+      `--weight-decay 0.01 --device cpu --log-every 100 --out ${run}`,
+  );
+  const parts = /^accuracy (\S+) at step \d+; trained parameters ([\d,]+).*?; optimizer (.*?); \S+\/s ([\d.]+)/m.exec(
+    said,
+  );
+  if (!parts) throw new Error(`Cannot read what finetune said: ${said}`);
+  const [, dev, trained, optimizer, speed] = parts;
+  const test = await testAccuracy(run, data);
+  const result = { method: method.name, rate, seed, dev: Number(dev), test, trained, optimizer, speed: Number(speed) };
+  await writeFileDurably(file, JSON.stringify(result) + "\n");
+  await Deno.remove(run, { recursive: true });
+  console.error(`${name}: ${percent(result.dev)} of dev${test === undefined ? "" : `, ${percent(test)} of test`}`);
+  return result;
+}
+
+async function testAccuracy(run: string, data: string): Promise<number | undefined> {
+  const file = join(data, "test.tsv");
+  if (!await exists(file)) return undefined;
+  const said = await call(`eval --model ${join(run, "best")} --task sst2 --data ${file} --device cpu --max-length 64`);
+  return Number(/accuracy[":\s]+([\d.]+)/.exec(said)![1]);
+}
+
+/** Runs a verb; what it printed. @throws Error with what it complained of */
+async function call(command: string, isShown = false): Promise<string> {
+  const kept = memoryOutput();
+  const shown = consoleOutput();
+  const code = await runVerb(command.split(" "), {
+    ...kept,
+    out: (text) => kept.out(text),
+    err: (text) => isShown ? shown.err(text) : kept.err(text),
+  });
+  if (code !== 0) throw new Error(`Cannot run ${command}: ${kept.errText}`);
+  return kept.outText;
+}
+
+function bestRate(results: readonly Result[], method: string): number {
+  const tried = results.filter((one) => one.method === method && one.seed === SEEDS[0]);
+  return tried.reduce((best, one) => one.dev > best.dev ? one : best).rate;
+}
+
+/** A row a method, the baseline last. */
+function tableOf(methods: readonly Method[], results: readonly Result[], baseline: Baseline): string[] {
+  const rows = methods.filter(({ name }) => results.some((one) => one.method === name)).map(({ name }) => {
+    const rate = bestRate(results, name);
+    const runs = results.filter((one) => one.method === name && one.rate === rate);
+    const { trained, optimizer } = runs[0];
+    const tests = runs.flatMap(({ test }) => test ?? []);
+    return [
+      ...[name, rate.toExponential(0), ...SEEDS.map((seed) => percent(runs.find((one) => one.seed === seed)?.dev))],
+      ...[percent(mean(runs.map(({ dev }) => dev))), tests.length > 0 ? percent(mean(tests)) : ""],
+      ...[trained, optimizer, mean(runs.map(({ speed }) => speed)).toFixed(0)],
+    ];
+  });
+  const head = ["method", "rate", ...SEEDS.map((seed) => `seed ${seed}`), "dev mean", "test mean", "trained"];
+  const last = ["bag of words", `L2 ${baseline.l2}`, "", "", "", percent(baseline.dev), percent(baseline.test)];
+  return formatTable(
+    [[...head, "optimizer", "sentences/s"], ...rows, [...last, "", "", ""]],
+    "lrrrrrrrrr",
+  );
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+function percent(part: number | undefined): string {
+  return part === undefined ? "" : `${(100 * part).toFixed(1)}%`;
+}
+
+if (import.meta.main) {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    console.error(explainError(error));
+    Deno.exit(1);
+  }
+}
