@@ -1,4 +1,6 @@
-/** `train` of a RoBERTa from scratch on text: what it learns, what it leaves behind, and what other verbs make of that. */
+/**
+ * `train` of a RoBERTa from scratch on text: what it learns, what it leaves behind, and what other verbs make of that.
+ */
 import assert from "node:assert/strict";
 import { keyOf } from "../core/mod.ts";
 import { maskedByteTokenizer } from "../data/mod.ts";

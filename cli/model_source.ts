@@ -102,7 +102,7 @@ function builtInRoberta(
   return { config, name: model, special };
 }
 
-/** The configuration of a run without a tokenizer: built-in models have the vocabulary that is asked for, or the usual one. */
+/** The configuration of a run without a tokenizer: built-in models have the vocabulary asked for, or the usual one. */
 export async function plannedConfig({ model, vocab, seq }: Pick<Run, "model" | "vocab" | "seq">): Promise<ModelConfig> {
   const isNew = isBuiltIn(model);
   if (isBuiltInRoberta(model) || !isNew) {

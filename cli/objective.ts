@@ -93,7 +93,9 @@ export interface ObjectiveOptions {
 
 /** From rows of a store to losses. */
 export interface Objective {
-  /** Mean loss of a batch, on the tape. Masks and dropout are functions of the seed and of the rows' place in the run. */
+  /**
+   * Mean loss of a batch, on the tape. Masks and dropout are functions of the seed and of the rows' place in the run.
+   */
   loss(rows: TokenRows): Tensor;
   /** Exact mean over held-out tokens, or over the hidden ones of them, which are the same in every run. */
   evaluate(batches: AsyncIterable<TokenRows>): Promise<{ loss: number; tokens: number }>;
@@ -161,8 +163,8 @@ export interface MaskedRows {
 
 /**
  * Rows as `<s> ... </s>` with some of their tokens hidden. Each row's masks are a function of the key and its place, so
- * that they do not depend on how rows are batched. There is room for as many as nearly every batch hides, so that tensors
- * keep their shapes.
+ * that they do not depend on how rows are batched. There is room for as many as nearly every batch hides, so that
+ * tensors keep their shapes.
  */
 export function maskRows(rows: TokenRows, { special, key, vocab }: RowMasking): MaskedRows {
   const { bosId, eosId, padId, maskId, unkId } = special;

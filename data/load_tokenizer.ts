@@ -22,7 +22,8 @@ const FILE_NAMES = [
 const CHAT_TEMPLATE = "chat_template.jinja";
 
 /**
- * Loads a tokenizer: `"byte"`, `"masked-byte"`, a folder with `tokenizer.json`, or a folder with GPT-2's `vocab.json` and `merges.txt`.
+ * Loads a tokenizer: `"byte"`, `"masked-byte"`, a folder with `tokenizer.json`, or one with GPT-2's `vocab.json` and
+ * `merges.txt`.
  * A folder that holds the files of one for bytes gives that one, which is much faster.
  *
  * @throws {Deno.errors.NotFound} when the folder has neither `tokenizer.json` nor `vocab.json` with `merges.txt`.
@@ -35,7 +36,8 @@ export async function loadTokenizer(spec: string): Promise<Tokenizer> {
   const files = await readFiles(spec, FILE_NAMES);
   if (!files.has("tokenizer.json") && !(files.has("vocab.json") && files.has("merges.txt"))) {
     throw new Deno.errors.NotFound(
-      `Cannot load the tokenizer "${spec}": expected "byte", "masked-byte", or a folder with tokenizer.json, or with vocab.json and merges.txt`,
+      `Cannot load the tokenizer "${spec}": expected "byte", "masked-byte", or a folder with tokenizer.json, ` +
+        "or with vocab.json and merges.txt",
     );
   }
   const template = await readFiles(spec, [CHAT_TEMPLATE]);

@@ -1,9 +1,9 @@
 /**
- * The byte tokenizer for masked-LM models, which needs no files: ids 0 to 4 are RoBERTa's `<s>`, `<pad>`, `</s>`, `<unk>` and
- * `<mask>`, and a byte of the text's UTF-8 is its value plus 5 (as in ByT5, Xue et al. 2022, arXiv 2105.13626, which has
- * other special tokens). Small special ids keep the table of positions small, since RoBERTa counts them from the padding's.
- * Its `files` say the same in Hugging Face's terms. As with `byteTokenizer`, text is only ever text: it forges no special
- * token, which a special token written out in it would be for Hugging Face.
+ * The byte tokenizer for masked-LM models, which needs no files: ids 0 to 4 are RoBERTa's `<s>`, `<pad>`, `</s>`,
+ * `<unk>` and `<mask>`, and a byte of the text's UTF-8 is its value plus 5 (as in ByT5, Xue et al. 2022, arXiv
+ * 2105.13626, which has other special tokens). Small special ids keep the table of positions small, since RoBERTa
+ * counts them from the padding's. Its `files` say the same in Hugging Face's terms. As with `byteTokenizer`, text is
+ * only ever text: it forges no special token, which a special token written out in it would be for Hugging Face.
  */
 
 import { byteToUnicode } from "./byte_tokenizer.ts";

@@ -102,8 +102,8 @@ export interface RobertaLossOptions extends RobertaOptions {
    */
   readonly targets: Tensor;
   /**
-   * Masked-LM: the places of the flat batch that are scored, i32 [N], with targets i32 [N]. The vocabulary's scores, which
-   * take the most memory of a small model, are then made there alone. Default: everywhere.
+   * Masked-LM: the places of the flat batch that are scored, i32 [N], with targets i32 [N]. The vocabulary's scores,
+   * which take the most memory of a small model, are then made there alone. Default: everywhere.
    */
   readonly places?: Tensor;
 }

@@ -84,7 +84,7 @@ export function makeRobertaConfig(sizes: Sizes, overrides: Partial<RobertaConfig
 }
 
 /**
- * The configuration of a model by name: the released `roberta-base` and `roberta-large`, and smaller ones to train here.
+ * The configuration of a model by name: the released `roberta-base` and `roberta-large`, and a small one to train here.
  *
  * @throws RangeError for another name
  */
@@ -276,8 +276,8 @@ export const ROBERTA_PROJECTED: RegExp =
   /\.layer\.\d+\.(attention\.self\.(query|key|value)|(attention\.output|intermediate|output)\.dense)\.weight$/;
 
 /**
- * Floating-point operations to train a masked-LM on a token in a sequence of `seq`: six a multiplied weight, and attention's.
- * The head's count at the places that are scored, by default the 15 % that are hidden.
+ * Floating-point operations to train a masked-LM on a token in a sequence of `seq`: six a multiplied weight, and
+ * attention's. The head's count at the places that are scored, by default the 15 % that are hidden.
  */
 export function robertaFlopsPerToken(config: RobertaConfig, seq: number, scored = 0.15): number {
   const { hidden_size: D, intermediate_size: F, num_hidden_layers: layers, vocab_size: V } = config;

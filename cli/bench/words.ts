@@ -1,6 +1,6 @@
 /**
- * What the SST-2 study makes of words: a word-level tokenizer in Hugging Face's terms, and logistic regression on bags of
- * words, which a model that has read them in order must beat.
+ * What the SST-2 study makes of words: a word-level tokenizer in Hugging Face's terms, and logistic regression on bags
+ * of words, which a model that has read them in order must beat.
  */
 import { ROBERTA_SPECIAL } from "../../data/masked_byte_tokenizer.ts";
 
@@ -50,8 +50,8 @@ export interface Labelled {
 export type Scorer = (words: readonly string[]) => number;
 
 /**
- * Logistic regression on which words a text has, with an L2 penalty of `l2` / 2 on each weight (not on the bias), trained to
- * convergence by accelerated gradient descent over the whole set.
+ * Logistic regression on which words a text has, with an L2 penalty of `l2` / 2 on each weight (not on the bias),
+ * trained to convergence by accelerated gradient descent over the whole set.
  */
 export function bagOfWords(examples: readonly Labelled[], { l2, steps = 600 }: { l2: number; steps?: number }): Scorer {
   const ids = new Map([...countWords(examples.map(({ words }) => words)).keys()].map((word, id) => [word, id]));

@@ -27,7 +27,7 @@ Deno.test("bagOfWords() is at the minimum of its penalised loss, and learns whic
   }
 });
 
-Deno.test("wordTokenizerFiles() make a tokenizer with RoBERTa's special tokens that knows words and <unk>", async () => {
+Deno.test("wordTokenizerFiles() make a tokenizer that has RoBERTa's special tokens and knows words", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const words = [...countWords([["a", "fine", "film"], ["film"]]).keys()];
