@@ -6,6 +6,7 @@
  */
 
 import { hashFiles, type Tokenizer } from "./tokenizer.ts";
+import { decodeRuns, endOfCodePoint } from "./utf8_runs.ts";
 
 /** The name of the token that ends a document, as GPT-2 spells it. */
 export const END_OF_TEXT = "<|endoftext|>";
@@ -56,29 +57,7 @@ function tokenizerJson(): Record<string, unknown> {
 }
 
 function decodeBytes(ids: ArrayLike<number>): string {
-  let text = "";
-  let run: number[] = [];
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  const flush = (): void => {
-    if (run.length > 0) text += decoder.decode(Uint8Array.from(run));
-    run = [];
-  };
-  for (let i = 0; i < ids.length; i++) {
-    if (ids[i] < 256) {
-      run.push(ids[i]);
-      continue;
-    }
-    flush();
-    text += ids[i] === 256 ? END_OF_TEXT : "\ufffd";
-  }
-  flush();
-  return text;
-}
-
-/** An index that does not stand inside a surrogate pair: the whole text, less a first half at its end. */
-function endOfCodePoint(text: string): number {
-  const last = text.charCodeAt(text.length - 1);
-  return last >= 0xd800 && last <= 0xdbff ? text.length - 1 : text.length;
+  return decodeRuns(ids, (id) => id < 256 ? id : undefined, (id) => id === 256 ? END_OF_TEXT : "\ufffd");
 }
 
 let shared: Tokenizer | undefined;

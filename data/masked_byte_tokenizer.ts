@@ -8,6 +8,7 @@
 
 import { byteToUnicode } from "./byte_tokenizer.ts";
 import { hashFiles, type Tokenizer } from "./tokenizer.ts";
+import { decodeRuns, endOfCodePoint } from "./utf8_runs.ts";
 
 /** RoBERTa's special tokens by id. */
 export const ROBERTA_SPECIAL: readonly string[] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
@@ -55,30 +56,8 @@ function tokenizerConfig(): Record<string, unknown> {
 }
 
 function decode(ids: ArrayLike<number>): string {
-  const decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  let text = "";
-  let run: number[] = [];
-  const flush = (): void => {
-    if (run.length > 0) text += decoder.decode(Uint8Array.from(run));
-    run = [];
-  };
-  for (let i = 0; i < ids.length; i++) {
-    const byte = ids[i] - FIRST_BYTE;
-    if (byte >= 0 && byte < 256) {
-      run.push(byte);
-      continue;
-    }
-    flush();
-    text += ROBERTA_SPECIAL[ids[i]] ?? "\ufffd";
-  }
-  flush();
-  return text;
-}
-
-/** An index that does not stand inside a surrogate pair. */
-function endOfCodePoint(text: string): number {
-  const last = text.charCodeAt(text.length - 1);
-  return last >= 0xd800 && last <= 0xdbff ? text.length - 1 : text.length;
+  const byteOf = (id: number) => id >= FIRST_BYTE && id < FIRST_BYTE + 256 ? id - FIRST_BYTE : undefined;
+  return decodeRuns(ids, byteOf, (id) => ROBERTA_SPECIAL[id] ?? "\ufffd");
 }
 
 let shared: Tokenizer | undefined;
