@@ -16,10 +16,10 @@ import { stateBytesOf } from "./memory_plan.ts";
 import { isStepRow, MetricsWriter, readMetrics } from "./metrics.ts";
 import { showProgress } from "./progress.ts";
 import { writeReport } from "./report.ts";
-import { checkpointName, createRun, pruneCheckpoints, type RunFolder } from "./run_folder.ts";
+import { checkpointName, pruneCheckpoints, type RunFolder } from "./run_folder.ts";
 import { StopWatch } from "./signals.ts";
 import { type StepRow, trainLoop } from "./trainer.ts";
-import { removeUnbegun } from "./training_run.ts";
+import { inRunFolder } from "./training_run.ts";
 import { parameterRows } from "./training_setup.ts";
 
 /** Where a run begins: anew, or in the folder and state of an earlier one. */
@@ -35,13 +35,8 @@ export async function runFinetune(
   output: Output,
 ): Promise<void> {
   const { run, modelName } = setup;
-  using created = folder ? undefined : await createRun(run.out, `${modelName}-${run.task}-${run.method}`, new Date());
-  try {
-    await runIn(folder ?? created!, setup, resumed, output);
-  } catch (error) {
-    if (created) await removeUnbegun(created, run.out === undefined);
-    throw error;
-  }
+  const name = `${modelName}-${run.task}-${run.method}`;
+  await inRunFolder({ folder, out: run.out, name }, (opened) => runIn(opened, setup, resumed, output));
 }
 
 async function runIn(folder: RunFolder, setup: FinetuneSetup, resumed: FinetuneState | undefined, output: Output) {

@@ -30,11 +30,19 @@ export interface RunStart {
 export async function runTraining(setup: TrainingSetup, { folder, resumed }: RunStart, output: Output): Promise<void> {
   const { run } = setup;
   const name = `${setup.model.name}-${run.method === "full" ? "" : `${run.method}-`}${run.optimizer}`;
-  using created = folder ? undefined : await createRun(run.out, name, new Date());
+  await inRunFolder({ folder, out: run.out, name }, (opened) => runIn(opened, setup, resumed, output));
+}
+
+/** Works in the folder of an earlier start, or in a new one, which does not outlive a run that fails before its first step. */
+export async function inRunFolder(
+  { folder, out, name }: { readonly folder?: RunFolder; readonly out?: string; readonly name: string },
+  work: (folder: RunFolder) => Promise<void>,
+): Promise<void> {
+  using created = folder ? undefined : await createRun(out, name, new Date());
   try {
-    await runIn(folder ?? created!, setup, resumed, output);
+    await work(folder ?? created!);
   } catch (error) {
-    if (created) await removeUnbegun(created, run.out === undefined);
+    if (created) await removeUnbegun(created, out === undefined);
     throw error;
   }
 }
@@ -53,7 +61,7 @@ async function runIn(folder: RunFolder, setup: TrainingSetup, resumed: TrainingS
 }
 
 /** A run that failed before its first step leaves nothing, so that the next may have its name. */
-export async function removeUnbegun(folder: RunFolder, isNamedByUs: boolean): Promise<void> {
+async function removeUnbegun(folder: RunFolder, isNamedByUs: boolean): Promise<void> {
   if (!await exists(folder.metrics) || (await readMetrics(folder.metrics)).length > 0) return;
   if (isNamedByUs) return await Deno.remove(folder.path, { recursive: true });
   for (const path of [folder.config, folder.metrics]) await Deno.remove(path);
