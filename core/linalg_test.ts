@@ -1,6 +1,6 @@
 /** Host factorisations: against PyTorch's singular values, and by what defines each. */
 import assert from "node:assert/strict";
-import { cholesky, invertLower, svd, symmetricEigen } from "./linalg.ts";
+import { cholesky, invertLower, leadingSingularVectors, orthonormalColumns, svd, symmetricEigen } from "./linalg.ts";
 import { GOLDEN_TENSORS } from "./testing/golden_ops.ts";
 import { assertClose, rms, rmsError } from "./testing/golden.ts";
 import { random } from "./testing/gradcheck.ts";
@@ -61,4 +61,48 @@ Deno.test("cholesky() and invertLower() factor and invert, and refuse a singular
   const inverse = invertLower(lower, n);
   assertClose("L^-1 L", product((i, k) => inverse[i * n + k], at, [n, n, n]), identity(n), { rtol: 0, atol: 1e-9 });
   assert.equal(cholesky([1, 2, 2, 4], 2), undefined);
+});
+
+Deno.test("orthonormalColumns() gives an orthonormal basis of the columns with R's diagonal above 0", () => {
+  const [rows, columns] = [11, 5];
+  const matrix = random("columns", rows * columns);
+  const basis = orthonormalColumns(matrix, rows, columns);
+  const q = (i: number, j: number) => basis[i * columns + j];
+  const a = (i: number, j: number) => matrix[i * columns + j];
+  const gram = product((i, k) => q(k, i), q, [columns, rows, columns]);
+  assertClose("orthogonality", gram, identity(columns), { rtol: 0, atol: 1e-14 });
+  const upper = product((i, k) => q(k, i), a, [columns, rows, columns]);
+  for (let i = 0; i < columns; i++) {
+    assert.ok(upper[i * columns + i] > 0);
+    for (let j = 0; j < i; j++) assert.ok(Math.abs(upper[i * columns + j]) < 1e-14);
+  }
+  const rebuilt = product(q, (k, j) => upper[k * columns + j], [rows, columns, columns]);
+  assertClose("Q R", rebuilt, matrix, { rtol: 0, atol: 1e-14 });
+  assert.throws(() => orthonormalColumns(matrix, 5, 11), /Cannot find orthonormalColumns\(\): .* got 5, 11/);
+});
+
+for (const [rows, columns] of [[60, 40], [110, 130], [140, 105]]) {
+  Deno.test(`leadingSingularVectors() spans what the whole SVD's first vectors span at ${rows} x ${columns}`, () => {
+    const [rank, small] = [3, Math.min(rows, columns)];
+    const whole = svd(random("leading", rows * columns), rows, columns);
+    // values 1, 1/2, 1/3, then a gap and a slow tail
+    const value = (k: number) => k < rank ? 1 / (k + 1) : 0.1 / (1 + 0.02 * k);
+    const matrix = product(
+      (i, k) => whole.left[i * small + k] * value(k),
+      (k, j) => whole.right[j * small + k],
+      [rows, small, columns],
+    );
+    const { left, values, right } = leadingSingularVectors(matrix, rows, columns, rank);
+    assertClose("values", values, [1, 1 / 2, 1 / 3], { rtol: 1e-10, atol: 0 });
+    for (const [found, all, size] of [[left, whole.left, rows], [right, whole.right, columns]] as const) {
+      const cosines = product((i, k) => all[k * small + i], (k, j) => found[k * rank + j], [rank, size, rank]);
+      assertClose("cosines", cosines.map(Math.abs), identity(rank), { rtol: 0, atol: 1e-7 });
+    }
+    const image = product((i, k) => matrix[i * columns + k], (k, j) => right[k * rank + j], [rows, columns, rank]);
+    assertClose("G v = s u", image, left.map((u, i) => u * values[i % rank]), { rtol: 0, atol: 1e-7 });
+  });
+}
+
+Deno.test("leadingSingularVectors() refuses a rank beyond the smaller side", () => {
+  assert.throws(() => leadingSingularVectors([1, 2], 1, 2, 2), /the rank must be from 1 .* got 2 of 1/);
 });

@@ -49,6 +49,23 @@ export class Params implements ParamsView, Disposable {
     this.#tensors.set(name, asLeaf(own(tensor), name));
   }
 
+  /**
+   * Puts a tensor of the same kind in a weight's place, takes ownership of it and frees the one before. What was frozen
+   * stays so. Not for weights that an optimizer holds: it would go on with the old one.
+   *
+   * @throws TypeError when there is no such weight, or for another shape, dtype or backend
+   */
+  replace(name: string, tensor: Tensor): void {
+    const before = this.get(name);
+    if (tensor.backend !== this.backend || describe(tensor) !== describe(before)) {
+      const of = (one: Tensor) => `${describe(one)} on ${one.backend.name}`;
+      throw new TypeError(`Cannot replace "${name}": expected ${of(before)}, got ${of(tensor)}`);
+    }
+    this.#tensors.set(name, asLeaf(own(tensor), name));
+    if (this.#frozen.has(name)) tensor.node = undefined;
+    before.dispose();
+  }
+
   get(name: string): Tensor {
     const tensor = this.#tensors.get(name);
     if (!tensor) throw new TypeError(`Cannot find parameter "${name}": got ${this.#tensors.size} others`);

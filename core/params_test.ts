@@ -94,6 +94,44 @@ Deno.test("freeze() stops gradients to the named weights", () => {
   assert.throws(() => params.freeze(["model.2"]), TypeError);
 });
 
+Deno.test("replace() puts a tensor in a weight's place, frozen where that was, and frees the one before", () => {
+  using backend = loopsBackend();
+  using other = loopsBackend();
+  using params = twoLayers(backend);
+  params.freeze(["model.0.up.weight"]);
+  const before = backend.memory().live;
+  {
+    using _ = scope("merge");
+    for (const [name, shape] of [["model.0.up.weight", [3, 2]], ["model.1.down.weight", [1, 3]]] as const) {
+      const old = params.get(name);
+      params.replace(name, add(old, 1));
+      assert.ok(old.isDisposed);
+      assert.deepEqual(params.get(name).shape, shape);
+    }
+  }
+  assert.deepEqual([...params.get("model.0.up.weight").readSync()], [2, 3, 4, 5, 6, 7]);
+  assert.equal(backend.memory().live, before);
+  assert.ok(params.isFrozen("model.0.up.weight") && !params.isFrozen("model.1.down.weight"));
+  {
+    using _ = scope("step");
+    const finished: string[] = [];
+    const hidden = params.linear("model.0.up", fromArray(backend, [1, -1], [1, 2]));
+    backward(sum(params.linear("model.1.down", hidden)), (name) => finished.push(name));
+    assert.deepEqual(finished.sort(), ["model.0.up.bias", "model.1.down.weight"]);
+  }
+  using wide = fromArray(backend, [1, 2], [1, 2]);
+  assert.throws(() => params.replace("model.1.down.weight", wide), {
+    name: "TypeError",
+    message: 'Cannot replace "model.1.down.weight": expected f32[1, 3] on loops, got f32[1, 2] on loops',
+  });
+  using foreign = fromArray(other, [1, 2, 3], [1, 3]);
+  assert.throws(() => params.replace("model.1.down.weight", foreign), TypeError);
+  assert.throws(() => params.replace("model.2", wide), {
+    name: "TypeError",
+    message: /^Cannot find parameter "model.2"/,
+  });
+});
+
 Deno.test("decorated() stands in for linear maps by their full names, under every prefix, and stacks", () => {
   using backend = loopsBackend();
   using params = twoLayers(backend);
