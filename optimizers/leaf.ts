@@ -1,6 +1,6 @@
-/** What the driver holds of one parameter, and the part of it that a checkpoint keeps. */
+/** What the driver holds of one parameter, the part of it that a checkpoint keeps, and what all rules agree on. */
 import type { Tensor } from "../core/mod.ts";
-import type { Rule, State } from "./rule.ts";
+import type { Accumulated, Rule, State } from "./rule.ts";
 
 /** One parameter under a rule. */
 export interface Leaf {
@@ -42,4 +42,14 @@ export interface LeafSnapshot {
 export interface OptimizerSnapshot {
   readonly step: number;
   readonly leaves: ReadonlyMap<string, LeafSnapshot>;
+}
+
+/** The number of micro-batches that all rules agree on. @throws RangeError when they do not */
+export function commonMicroBatches(rules: readonly (Rule | null)[]): number {
+  const counts = new Set<number>();
+  for (const rule of rules) if (rule) counts.add((rule as Partial<Accumulated>).microBatches ?? 1);
+  if (counts.size > 1) {
+    throw new RangeError(`Cannot mix rules that accumulate ${[...counts].join(" and ")} micro-batches`);
+  }
+  return [...counts][0] ?? 1;
 }

@@ -32,14 +32,16 @@ import {
 } from "../core/mod.ts";
 import { type GradientNorm, type GradientSquares, normFrom } from "./gradient_norm.ts";
 import { Gate, Guard } from "./guard.ts";
-import { dropStaged, type Leaf, type LeafSnapshot, type OptimizerSnapshot } from "./leaf.ts";
-import { type Accumulated, resolveRoutes, type Routing, type Rule, type RuleContext, type State } from "./rule.ts";
+import { commonMicroBatches, dropStaged, type Leaf, type LeafSnapshot, type OptimizerSnapshot } from "./leaf.ts";
+import { resolveRoutes, type Routing, type Rule, type RuleContext, type State } from "./rule.ts";
 import type { OptimizerOptions, Rounding } from "./optimizer_options.ts";
+import { pruneLeaf, type PruneOptions } from "./prune_state.ts";
 import { disposeReplaced, disposeState, ownState } from "./state.ts";
 
 export type { GradientNorm, GradientSquares } from "./gradient_norm.ts";
 export type { LeafSnapshot, OptimizerSnapshot } from "./leaf.ts";
 export type { OptimizerOptions, Rounding } from "./optimizer_options.ts";
+export type { PruneOptions } from "./prune_state.ts";
 
 /** Applies rules to parameters. Owns their state: dispose it, or `using`. */
 export class Optimizer implements Disposable {
@@ -333,6 +335,15 @@ export class Optimizer implements Disposable {
   }
 
   /**
+   * Forgets moments of the named parameters, whose values begin anew. Call outside every scope.
+   *
+   * @throws RangeError for a name that is not trained, a share outside [0, 1], or amid a step
+   */
+  async pruneMoments(names: Iterable<string>, options: PruneOptions): Promise<void> {
+    for (const name of names) await pruneLeaf(this.#leaves.get(name), { name, step: this.#step }, options);
+  }
+
+  /**
    * State, staged gradients and counters of every parameter, by name: what a checkpoint holds. The tensors stay the
    * optimizer's, and the next commit may overwrite them: read them before.
    *
@@ -384,14 +395,4 @@ export class Optimizer implements Disposable {
   [Symbol.dispose](): void {
     this.dispose();
   }
-}
-
-/** The number of micro-batches that all rules agree on. @throws RangeError when they do not */
-function commonMicroBatches(rules: readonly (Rule | null)[]): number {
-  const counts = new Set<number>();
-  for (const rule of rules) if (rule) counts.add((rule as Partial<Accumulated>).microBatches ?? 1);
-  if (counts.size > 1) {
-    throw new RangeError(`Cannot mix rules that accumulate ${[...counts].join(" and ")} micro-batches`);
-  }
-  return [...counts][0] ?? 1;
 }

@@ -44,6 +44,44 @@ export function warmupStableDecay(options: ScheduleOptions & { readonly decay: n
   };
 }
 
+/** Shape of a schedule with restarts. Steps. */
+export interface JaggedOptions extends ScheduleOptions {
+  /** Steps between two restarts. */
+  readonly restartEvery: number;
+  /** Linear from 0 to the envelope over this many steps after each restart. Default 0: no warm-up. */
+  readonly restartWarmup?: number;
+}
+
+/**
+ * ReLoRA's jagged cosine (Lialin et al. 2023, arXiv 2307.05695, section 3): a warmed-up cosine to the minimum, the envelope,
+ * which at each multiple of `restartEvery` falls to 0 and rises in a line to where it will be when that warm-up is over.
+ *
+ * The step that ends a cycle is the one at rate 0, as in the released code: factors are merged behind it. The last step
+ * of all ends the run and restarts nothing.
+ *
+ * @throws RangeError when `restartEvery` does not divide `total`, or a warm-up is as long as a cycle
+ */
+export function jaggedCosine(options: JaggedOptions): Schedule {
+  const { restartEvery, restartWarmup = 0, warmup = 0, total } = options;
+  if (!Number.isInteger(restartEvery) || restartEvery < 1 || total % restartEvery !== 0) {
+    throw new RangeError(
+      `Cannot restart every ${restartEvery} steps: expected a whole number that divides the ${total} steps`,
+    );
+  }
+  if (!(restartWarmup >= 0 && restartWarmup < restartEvery) || warmup > restartEvery) {
+    throw new RangeError(
+      `Cannot warm up for ${warmup} steps and for ${restartWarmup} after each restart: expected less than the ` +
+        `${restartEvery} between restarts`,
+    );
+  }
+  const envelope = cosine(options);
+  return (step) => {
+    const since = step % restartEvery;
+    if (step < restartEvery || step >= total || since >= restartWarmup) return envelope(step);
+    return since / restartWarmup * envelope(step - since + restartWarmup);
+  };
+}
+
 function warm(step: number, warmup: number): number {
   return warmup > 0 ? Math.min(1, step / warmup) : 1;
 }
