@@ -61,3 +61,25 @@ export {
   type PackedRows,
   type PackOptions,
 } from "./packing.ts";
+export { decodeImage, type Image, type ImageChannels } from "./images.ts";
+export { type Fit, fitImage, type ImageSize, resizeImage } from "./resize.ts";
+export type { ImageChoiceOptions } from "./image_choice.ts";
+export type { PrepareImagesProgress } from "./image_passes.ts";
+export { type ImageInputs, prepareImages, type PrepareImagesOptions } from "./prepare_images.ts";
+export { type ImageStore, openImageStore, storeKind } from "./image_store.ts";
+export type { ImageSplit, LabelledImages } from "./image_split.ts";
+export type { ImageSplitInfo, ImageStoreInfo } from "./image_zarr.ts";
+export { type ImageVerifyReport, verifyImageStore } from "./image_verify.ts";
+export { ImageBatches, type ImageBatchesOptions } from "./image_batches.ts";
+export { type ImageBatch, numImageBatches } from "./image_batch_reader.ts";
+export { IMAGENET_NORMALIZATION, type ImageTransformOptions, normalizePixels } from "./image_transform.ts";
+export {
+  type JsonRecord,
+  jsonRecords,
+  readTable,
+  type Table,
+  TABLE_KINDS,
+  type TableOptions,
+  type TableRow,
+} from "./table.ts";
+export { readTriples, type ReadTriplesOptions, type Triples } from "./triples.ts";

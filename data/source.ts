@@ -6,7 +6,7 @@
 /** Part of a file. */
 export type ByteRange = { readonly offset: number; readonly length: number } | { readonly suffixLength: number };
 
-/** Files by key: `zarr.json`, `train/zarr.json`, `train/c/0/0`. */
+/** Files by key: `zarr.json`, `train/zarr.json`, `train/c/0/0`; of images `train/labels/c/0`, `train/images/c/0/0/0/0`. */
 export interface ByteSource {
   /** The folder or URL for messages, without a query string. */
   readonly name: string;
@@ -36,12 +36,17 @@ export class ReadFault extends Error {
 }
 
 /** Keys that a store can have; anything else never becomes a path or a URL. */
-const KEY = /^((train|validation)\/)?zarr\.json$|^(train|validation)\/c\/(0|[1-9][0-9]{0,9})\/0$/;
+const KEY = new RegExp(
+  [
+    "((train|validation)/((images|labels)/)?)?zarr\\.json",
+    "(train|validation)/(c/N/0|images/c/N/0/0/0|labels/c/N)",
+  ].map((pattern) => `^${pattern}$`).join("|").replaceAll("N", "(0|[1-9][0-9]{0,9})"),
+);
 
 /** The key itself, if it is one. */
 export function checkKey(key: string): string {
   if (KEY.test(key)) return key;
-  throw new ReadFault(`"${key.slice(0, 80)}" is not a key that a token store can have`);
+  throw new ReadFault(`"${key.slice(0, 80)}" is not a key that a store can have`);
 }
 
 /**
