@@ -2,8 +2,9 @@
  * LLaMA: a decoder-only transformer with RMSNorm before each block, rotary positions, SwiGLU and grouped heads.
  *
  * Touvron et al. 2023 (arXiv 2302.13971); Hugging Face's modeling_llama.py, whose names and half-split rotary layout it
- * keeps. Deviations: none in results; no padding mask (batches are packed). Activations have the weights' dtype; the
- * rotary tables stay f32 beside 16-bit ones, and the loss over them is f32.
+ * keeps. Deviations: none in results. Batches are packed or padded behind, which causal attention never sees; with a cache
+ * they are padded in front, masked, and each row counts its positions from its own first token. Activations have the
+ * weights' dtype; the rotary tables stay f32 beside 16-bit ones, and the loss over them is f32.
  *
  *     B batch, T tokens, S keys, D model, H heads, G key/value heads, K head size, V vocabulary, F feed-forward
  */
@@ -14,6 +15,7 @@ import {
   checkpoint,
   crossEntropy,
   embedding,
+  fromArray,
   linear,
   type Params,
   type ParamsView,
@@ -22,6 +24,7 @@ import {
   rope,
   ropeTables,
   scope,
+  slice,
   swiglu,
   type Tensor,
 } from "../core/mod.ts";
@@ -64,6 +67,10 @@ export function ropeFrequencies(config: LlamaConfig): number[] {
 export interface LlamaOptions {
   /** Keeps only each layer's input for backward, which runs the layer again: less memory for a third more time. */
   readonly recompute?: boolean;
+  /** Scores the last position alone, [B, 1, V]: what generation needs of a long prompt. */
+  readonly last?: boolean;
+  /** Is told of each layer's output [B, T, D], which it may read while it is called. */
+  readonly onLayer?: (output: Tensor, layer: number) => void;
 }
 
 /**
@@ -71,7 +78,7 @@ export interface LlamaOptions {
  *
  * @param tokens i32 or u32 [B, T]
  * @param cache keys and values of earlier positions, which it extends; for generation, off the tape
- * @returns [B, T, V]
+ * @returns [B, T, V], or [B, 1, V] of the `last` position
  * @throws RangeError beyond `max_position_embeddings`
  */
 export function llama(
@@ -82,7 +89,8 @@ export function llama(
   options: LlamaOptions = {},
 ): Tensor {
   using forward = scope("llama");
-  const hidden = llamaHidden(params, config, tokens, cache, options);
+  const all = llamaHidden(params, config, tokens, cache, options);
+  const hidden = options.last ? slice(all, [undefined, { start: tokens.shape[1] - 1 }]) : all;
   const isTied = config.tie_word_embeddings;
   return forward.keep(
     isTied ? linear(hidden, params.get("model.embed_tokens.weight")) : params.linear("lm_head", hidden),
@@ -95,26 +103,26 @@ export function llamaHidden(
   config: LlamaConfig,
   tokens: Tensor,
   cache?: KeyValueCache,
-  { recompute = false }: LlamaOptions = {},
+  { recompute = false, onLayer }: LlamaOptions = {},
 ): Tensor {
   const [, T] = tokens.shape;
-  const start = cache?.length ?? 0;
-  if (start + T > config.max_position_embeddings) {
+  const end = (cache?.length ?? 0) + T - Math.min(...cache?.padding ?? [0]);
+  if (end > config.max_position_embeddings) {
     throw new RangeError(
-      `Cannot run llama(): ${start + T} positions exceed max_position_embeddings ${config.max_position_embeddings}`,
+      `Cannot run llama(): ${end} positions exceed max_position_embeddings ${config.max_position_embeddings}`,
     );
   }
   const model = params.at("model");
   const table = model.get("embed_tokens.weight");
-  const dtype = table.dtype === "f64" ? "f64" : "f32";
-  const angles = ropeTables(params.backend, ropeFrequencies(config), start, T, dtype);
+  const places = placesOf(params.backend, config, T, cache, table.dtype === "f64" ? "f64" : "f32");
   let x = embedding(table, tokens); // [B, T, D]
   for (let i = 0; i < config.num_hidden_layers; i++) {
     using block = scope(`layer ${i}`);
     const run = (input: Tensor, cos: Tensor, sin: Tensor) =>
-      layer(model.at(`layers.${i}`), config, input, { cos, sin }, cache, i);
-    const inputs = [x, angles.cos, angles.sin] as const;
+      layer(model.at(`layers.${i}`), config, input, { ...places, cos, sin }, cache, i);
+    const inputs = [x, places.cos, places.sin] as const;
     const next = block.keep(recompute && !cache ? checkpoint(run, ...inputs) : run(...inputs));
+    onLayer?.(next, i);
     x.dispose();
     x = next;
   }
@@ -122,14 +130,38 @@ export function llamaHidden(
   return rmsNorm(x, model.get("norm.weight"), config.rms_norm_eps);
 }
 
-interface Angles {
+/** Where a batch's tokens stand. */
+interface Places {
+  /** [T, K/2], or [B T, K/2] where each row counts its own positions. */
   readonly cos: Tensor;
   readonly sin: Tensor;
+  /** u32 [B, S]: 0 at padding. */
+  readonly mask?: Tensor;
 }
 
-function layer(params: ParamsView, config: LlamaConfig, x: Tensor, angles: Angles, cache?: KeyValueCache, index = 0) {
+function placesOf(
+  backend: Backend,
+  config: LlamaConfig,
+  T: number,
+  cache: KeyValueCache | undefined,
+  dtype: "f32" | "f64",
+): Places {
+  const start = cache?.length ?? 0;
+  const padding = cache?.padding;
+  const frequencies = ropeFrequencies(config);
+  if (!padding) return ropeTables(backend, frequencies, start, T, dtype);
+  const positions = padding.flatMap((places) => Array.from({ length: T }, (_, t) => Math.max(0, start + t - places)));
+  const first = Math.min(...positions);
+  const { cos, sin } = ropeTables(backend, frequencies, first, Math.max(...positions) - first + 1, dtype);
+  const picks = fromArray(backend, Int32Array.from(positions, (position) => position - first), [positions.length]);
+  const seen = padding.flatMap((places) => Array.from({ length: start + T }, (_, s) => Number(s >= places)));
+  const mask = fromArray(backend, Uint32Array.from(seen), [padding.length, start + T], "u32");
+  return { cos: embedding(cos, picks), sin: embedding(sin, picks), mask };
+}
+
+function layer(params: ParamsView, config: LlamaConfig, x: Tensor, places: Places, cache?: KeyValueCache, index = 0) {
   const normed = rmsNorm(x, params.get("input_layernorm.weight"), config.rms_norm_eps);
-  const mixed = add(x, selfAttention(params.at("self_attn"), config, normed, angles, cache, index));
+  const mixed = add(x, selfAttention(params.at("self_attn"), config, normed, places, cache, index));
   const middle = rmsNorm(mixed, params.get("post_attention_layernorm.weight"), config.rms_norm_eps);
   return add(mixed, feedForward(params.at("mlp"), middle));
 }
@@ -138,17 +170,21 @@ function selfAttention(
   params: ParamsView,
   config: LlamaConfig,
   x: Tensor,
-  { cos, sin }: Angles,
+  { cos, sin, mask }: Places,
   cache: KeyValueCache | undefined,
   index: number,
 ): Tensor {
   const [B, T] = x.shape;
   const { num_attention_heads: H, num_key_value_heads: G, head_dim: K } = config;
-  const q = rope(reshape(params.linear("q_proj", x), [B, T, H, K]), cos, sin);
-  const k = rope(reshape(params.linear("k_proj", x), [B, T, G, K]), cos, sin);
+  const turned = (heads: Tensor, count: number) =>
+    mask
+      ? reshape(rope(reshape(heads, [1, B * T, count, K]), cos, sin), [B, T, count, K])
+      : rope(reshape(heads, [B, T, count, K]), cos, sin);
+  const q = turned(params.linear("q_proj", x), H);
+  const k = turned(params.linear("k_proj", x), G);
   const v = reshape(params.linear("v_proj", x), [B, T, G, K]);
   const seen = cache ? cache.extend(index, k, v) : { k, v };
-  const mixed = attention(q, seen.k, seen.v, { causal: true }); // [B, T, H, K]
+  const mixed = attention(q, seen.k, seen.v, { causal: true, mask }); // [B, T, H, K]
   return params.linear("o_proj", reshape(mixed, [B, T, H * K]));
 }
 

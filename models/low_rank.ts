@@ -11,9 +11,13 @@
  */
 import {
   type Backend,
+  cast,
   concat,
   decorated,
   type DType,
+  fromArray,
+  isHalf,
+  leadingSingularVectors,
   linear,
   matmul,
   noGrad,
@@ -57,9 +61,7 @@ export function lowRankWeights(
   config: LlamaConfig,
   { rank, targets = LLAMA_PROJECTED }: LowRankOptions,
 ): Map<string, FactorSpec> {
-  if (!Number.isInteger(rank) || rank < 1) {
-    throw new RangeError(`Cannot factorise weights: the rank must be a whole number from 1: got ${rank}`);
-  }
+  checkRank(rank);
   const weights = new Map<string, FactorSpec>();
   for (const [name, spec] of llamaWeights(config)) {
     if (!targets.test(name) || spec.shape.length !== 2) {
@@ -84,6 +86,57 @@ export function initLowRank(
   { seed, dtype, ...options }: LowRankOptions & { readonly seed: number; readonly dtype?: "f32" | "bf16" | "f16" },
 ): Params {
   return drawWeights(backend, lowRankWeights(config, options), { seed, dtype, std: config.initializer_range });
+}
+
+/**
+ * The nearest factors of a model that is there: B = U sqrt(S) and A = sqrt(S) V^T of each target's leading singular
+ * vectors, which differ least from it by Eckart and Young's theorem. The other weights are the same tensors, held once
+ * more. Call outside every scope: the factorisation is on the host, in f64.
+ *
+ * @returns the weights, and the share of the targets' squared norm that the factors keep
+ * @throws RangeError for a rank that is no whole number from 1
+ */
+export async function factorise(
+  params: Params,
+  { rank, targets = LLAMA_PROJECTED }: LowRankOptions,
+): Promise<{ params: Params; kept: number }> {
+  checkRank(rank);
+  const factors = new Params(params.backend);
+  let [whole, kept] = [0, 0];
+  try {
+    for (const [name, weight] of params.entries()) {
+      if (!targets.test(name) || weight.shape.length !== 2) {
+        factors.set(name, weight.retained());
+        continue;
+      }
+      const wide = isHalf(weight.dtype) ? own(cast(weight, "f32")) : weight.retained();
+      const values = await wide.read() as Float32Array;
+      wide.dispose();
+      const [rows, columns] = weight.shape;
+      const R = Math.min(rank, rows, columns);
+      const found = leadingSingularVectors(values, rows, columns, R);
+      const { B, A } = factorNames(name.replace(/\.weight$/, ""));
+      const roots = found.values.map(Math.sqrt);
+      const left = Float32Array.from(found.left, (value, i) => value * roots[i % R]);
+      const right = Float32Array.from({ length: R * columns }, (_, i) => {
+        const [row, column] = [Math.floor(i / columns), i % columns];
+        return found.right[column * R + row] * roots[row];
+      });
+      factors.set(B, own(fromArray(params.backend, left, [rows, R])));
+      factors.set(A, own(fromArray(params.backend, right, [R, columns])));
+      for (const value of values) whole += value * value;
+      for (const value of found.values) kept += value * value;
+    }
+    return { params: factors, kept: whole > 0 ? kept / whole : 1 };
+  } catch (error) {
+    factors.dispose();
+    throw error;
+  }
+}
+
+function checkRank(rank: number): void {
+  if (Number.isInteger(rank) && rank >= 1) return;
+  throw new RangeError(`Cannot factorise weights: the rank must be a whole number from 1: got ${rank}`);
 }
 
 /** A view in which a linear map with factors is x A^T B^T (+ bias), and every other one is what it was. */

@@ -12,6 +12,7 @@ import {
   Params,
   type ParamsView,
   scope,
+  svd,
   type Tensor,
 } from "../core/mod.ts";
 import { assertClose, assertRms, rms } from "../core/testing/golden.ts";
@@ -20,7 +21,15 @@ import { float, layOut, takeHost } from "../core/testing/inputs.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
 import { initLlama, llama, llamaLoss } from "./llama.ts";
 import { llamaFlopsPerToken, llamaWeights, makeLlamaConfig } from "./llama_config.ts";
-import { initLowRank, LOW_RANK_FACTORS, lowRankWeights, mergedWeights, mergeLowRank, withLowRank } from "./low_rank.ts";
+import {
+  factorise,
+  initLowRank,
+  LOW_RANK_FACTORS,
+  lowRankWeights,
+  mergedWeights,
+  mergeLowRank,
+  withLowRank,
+} from "./low_rank.ts";
 
 const tiny = makeLlamaConfig({
   vocab_size: 40,
@@ -203,4 +212,32 @@ Deno.test("llamaFlopsPerToken() counts the factors that multiply", () => {
   const saved = [...llamaWeights(tiny)].filter(([name]) => /_proj\./.test(name))
     .reduce((sum, [, { shape: [rows, columns] }]) => sum + rows * columns - 4 * (rows + columns), 0);
   assert.equal(llamaFlopsPerToken(tiny, 8) - llamaFlopsPerToken(tiny, 8, factors), 6 * saved);
+});
+
+Deno.test("factorise() gives the nearest product of its rank, balanced, and keeps the other weights", async () => {
+  using backend = loopsBackend();
+  using params = new Params(backend);
+  params.set("a.mlp.up_proj.weight", fromArray(backend, random("W", 7 * 5), [7, 5]));
+  params.set("norm.weight", fromArray(backend, random("n", 5), [5]));
+  const W = await params.get("a.mlp.up_proj.weight").read() as Float32Array;
+  const { values } = svd(W, 7, 5);
+  const energy = (from: number) => values.slice(from).reduce((sum, value) => sum + value * value, 0);
+  const { params: factors, kept } = await factorise(params, { rank: 2, targets: /up_proj/ });
+  using _ = factors;
+  assert.ok(Math.abs(kept - (1 - energy(2) / energy(0))) < 1e-6);
+  assert.deepEqual(factors.names(), [
+    "a.mlp.up_proj.lowrank_B.weight",
+    "a.mlp.up_proj.lowrank_A.weight",
+    "norm.weight",
+  ]);
+  using merged = mergeLowRank(factors);
+  const product = await merged.get("a.mlp.up_proj.weight").read() as Float32Array;
+  const lost = product.reduce((sum, value, i) => sum + (value - W[i]) ** 2, 0);
+  assert.ok(Math.abs(lost - energy(2)) < 1e-5 * energy(0), `${lost}, ${energy(2)}`);
+  const squares = await Promise.all(["B", "A"].map(async (one) => {
+    const factor = await factors.get(`a.mlp.up_proj.lowrank_${one}.weight`).read() as Float32Array;
+    return factor.reduce((sum, value) => sum + value * value, 0);
+  }));
+  assert.ok(Math.abs(squares[0] - squares[1]) < 1e-5 * squares[0]);
+  await assert.rejects(() => factorise(params, { rank: 0 }), /the rank must be a whole number from 1: got 0/);
 });

@@ -92,6 +92,8 @@ export interface RobertaOptions {
   readonly dropoutKey?: Key;
   /** Keeps only each layer's input for backward, which runs the layer again: less memory for a third more time. */
   readonly recompute?: boolean;
+  /** Is told of each layer's output [B, T, D], which it may read while it is called. */
+  readonly onLayer?: (output: Tensor, layer: number) => void;
 }
 
 /** Scores and what they should have been. */
@@ -134,7 +136,7 @@ export function robertaHidden(
   params: ParamsView,
   config: RobertaConfig,
   { tokens, mask }: RobertaBatch,
-  { dropoutKey, recompute = false }: RobertaOptions = {},
+  { dropoutKey, recompute = false, onLayer }: RobertaOptions = {},
 ): Tensor {
   using forward = scope("roberta");
   const model = params.at("roberta");
@@ -145,6 +147,7 @@ export function robertaHidden(
       layer(model.at(`encoder.layer.${i}`), config, input, { mask: seen, key: folded(dropoutKey, "layer", i) });
     const inputs: [Tensor, Tensor?] = mask ? [x, mask] : [x];
     const next = block.keep(recompute ? checkpoint(run, ...inputs as Tensor[]) : run(...inputs));
+    onLayer?.(next, i);
     x.dispose();
     x = next;
   }
