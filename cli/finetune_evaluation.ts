@@ -18,28 +18,41 @@ export async function evaluateTask(
   task: SentenceTask,
   batches: Iterable<FinetuneRows>,
 ): Promise<Evaluation> {
-  const predictions: number[] = [];
-  const labels: number[] = [];
-  let total = 0;
+  const judged: Judged[] = [];
+  for (const rows of batches) judged.push(...await judgeRows(model, rows));
+  return summarize(task, judged);
+}
+
+/** What a model says of one example. */
+export interface Judged {
+  readonly label: number;
+  /** The class's number, or the score. */
+  readonly prediction: number;
+  readonly loss: number;
+}
+
+/** Examples of one length, padded. */
+export type PaddedExamples = Omit<FinetuneRows, "count" | "index">;
+
+/** What a model says of each example of a batch. */
+export async function judgeRows(model: Classifier, rows: PaddedExamples): Promise<Judged[]> {
   const compare = isRegression(model.config) ? compareScore : compareClass;
-  for (const rows of batches) {
-    using scores = logitsOf(model, rows);
-    const values = await scores.read() as Float32Array;
-    const width = values.length / rows.batch;
-    for (let row = 0; row < rows.batch; row++) {
-      const label = rows.labels[row];
-      const { prediction, loss } = compare(values.subarray(row * width, (row + 1) * width), label);
-      predictions.push(prediction);
-      labels.push(label);
-      total += loss;
-    }
-  }
+  using scores = logitsOf(model, rows);
+  const values = await scores.read() as Float32Array;
+  const width = values.length / rows.batch;
+  return Array.from(rows.labels, (label, row) => compare(values.subarray(row * width, (row + 1) * width), label));
+}
+
+/** The measures of a task, and the mean loss. */
+export function summarize(task: SentenceTask, judged: readonly Judged[]): Evaluation {
+  const [predictions, labels] = [judged.map(({ prediction }) => prediction), judged.map(({ label }) => label)];
+  const total = judged.reduce((sum, { loss }) => sum + loss, 0);
   const scores = Object.fromEntries(task.metrics.map((name) => [name, METRICS[name](predictions, labels)]));
-  return { loss: total / labels.length, scores };
+  return { loss: total / judged.length, scores };
 }
 
 /** Tokens and mask of a batch on the device. */
-export function inputsOf(backend: Backend, { tokens, mask, batch, seq }: FinetuneRows): RobertaBatch {
+export function inputsOf(backend: Backend, { tokens, mask, batch, seq }: PaddedExamples): RobertaBatch {
   const shape = [batch, seq];
   // where nothing is padded no mask is needed, and the fused kernel is the plain one
   const isFull = mask.every((one) => one === 1);
@@ -49,24 +62,19 @@ export function inputsOf(backend: Backend, { tokens, mask, batch, seq }: Finetun
   };
 }
 
-function logitsOf({ backend, view, config }: Classifier, rows: FinetuneRows): Tensor {
+function logitsOf({ backend, view, config }: Classifier, rows: PaddedExamples): Tensor {
   using evaluation = scope("evaluate");
   return evaluation.keep(noGrad(() => robertaLogits(view, config, inputsOf(backend, rows), "classification")));
 }
 
-interface Compared {
-  readonly prediction: number;
-  readonly loss: number;
+function compareScore([prediction]: Float32Array, label: number): Judged {
+  return { label, prediction, loss: (prediction - label) ** 2 };
 }
 
-function compareScore([prediction]: Float32Array, label: number): Compared {
-  return { prediction, loss: (prediction - label) ** 2 };
-}
-
-function compareClass(scores: Float32Array, label: number): Compared {
+function compareClass(scores: Float32Array, label: number): Judged {
   let prediction = 0;
   for (let i = 1; i < scores.length; i++) if (scores[i] > scores[prediction]) prediction = i;
   const largest = scores[prediction];
   const rest = scores.reduce((sum, score) => sum + Math.exp(score - largest), 0);
-  return { prediction, loss: largest + Math.log(rest) - scores[label] };
+  return { label, prediction, loss: largest + Math.log(rest) - scores[label] };
 }
