@@ -6,6 +6,9 @@
  * element, decimal units. N is the number of weights, N_LR the sum of r (rows + columns) over the projected matrices, and
  * everything else in full. GaLore's states are three quarters of LoRA's, the ratio (mr + 2nr) / (2mr + 2nr) of a square
  * matrix, applied to all of N_LR, embeddings included. It refuses to correct that: the other rule does.
+ *
+ * Fine-tuning (table 4) follows the same rule with two differences: what has a low rank counts four bytes an element, and
+ * nothing is counted for what GaLore and LoRA train in full beside it (`paperFinetuneMemory`).
  */
 import { isHalf, type Shape, sizeOf } from "../core/mod.ts";
 import { galoreShapes, type ProjType } from "../optimizers/mod.ts";
@@ -33,14 +36,25 @@ export function modelShapes(weights: ReadonlyMap<string, { readonly shape: Shape
   return new Map([...weights].map(([name, { shape }]) => [name, { shape, isProjected: projected.test(name) }]));
 }
 
-/** Elements that the paper's rule counts: N, and N_LR for a rank. */
-export function elementCounts(model: ModelShapes, rank: number): { readonly all: number; readonly lowRank: number } {
-  let [all, lowRank] = [0, 0];
+/** Elements that the paper's rules count, for a rank. */
+export interface ElementCounts {
+  /** N: all weights. */
+  readonly all: number;
+  /** N_LR: r (rows + columns) of the projected matrices, and everything else in full. */
+  readonly lowRank: number;
+  /** The first part of N_LR: elements of factors in place of the projected matrices. */
+  readonly factors: number;
+}
+
+/** Counts elements of a model. */
+export function elementCounts(model: ModelShapes, rank: number): ElementCounts {
+  let [all, whole, factors] = [0, 0, 0];
   for (const { shape, isProjected } of model.values()) {
     all += sizeOf(shape);
-    lowRank += isProjected ? rankOf(shape, rank) * (shape[0] + shape[1]) : sizeOf(shape);
+    if (isProjected) factors += rankOf(shape, rank) * (shape[0] + shape[1]);
+    else whole += sizeOf(shape);
   }
-  return { all, lowRank };
+  return { all, lowRank: whole + factors, factors };
 }
 
 function rankOf(shape: Shape, rank: number): number {
@@ -67,6 +81,45 @@ export function paperMemory(model: ModelShapes, method: PaperMethod, rank: numbe
       return { weights: 2 * (all + lowRank), states: 4 * lowRank };
   }
 }
+
+/** Methods of the paper's table of fine-tuning. */
+export type PaperFinetuneMethod = "full" | "galore" | "lora";
+
+/**
+ * Weights and states of fine-tuning as the paper's table 4 counts them. `full`: two bytes a weight and two for each of its
+ * two moments, 6 N. `lora`: 2 N for the model, and f32 for what is trained: four bytes an element of the factors and
+ * four for each of their moments, 12 r (rows + columns). `galore`: 2 N, and three quarters of LoRA's moments,
+ * 6 r (rows + columns). GaLore's moments of embeddings, norms and the head, and LoRA's head, are left out.
+ */
+export function paperFinetuneMemory(model: ModelShapes, method: PaperFinetuneMethod, rank: number): Accounted {
+  const { all, factors } = elementCounts(model, rank);
+  switch (method) {
+    case "full":
+      return paperMemory(model, "full", rank);
+    case "galore":
+      return { weights: 2 * all, states: 6 * factors };
+    case "lora":
+      return { weights: 2 * all + 4 * factors, states: 8 * factors };
+  }
+}
+
+/** A row of the paper's table 4: RoBERTa-base on GLUE. */
+export interface PaperFinetuneRow {
+  readonly method: PaperFinetuneMethod;
+  /** Left out where nothing has a rank. */
+  readonly rank?: number;
+  /** As printed, in bytes. */
+  readonly printed: number;
+}
+
+/** The memory column of the paper's table 4. */
+export const PAPER_FINETUNE: readonly PaperFinetuneRow[] = [
+  { method: "full", printed: 747e6 },
+  { method: "galore", rank: 4, printed: 253e6 },
+  { method: "lora", rank: 4, printed: 257e6 },
+  { method: "galore", rank: 8, printed: 257e6 },
+  { method: "lora", rank: 8, printed: 264e6 },
+];
 
 /** Elements of moments of all weights, and of the bases. */
 function galoreElements(

@@ -1,7 +1,22 @@
 /** Accounting by both rules, against shapes counted by hand and against what plans find. */
 import assert from "node:assert/strict";
-import { LLAMA_PROJECTED, llamaConfig, llamaWeights } from "../models/mod.ts";
-import { elementCounts, honestMemory, type ModelShapes, modelShapes, paperMemory } from "./accounting.ts";
+import {
+  LLAMA_PROJECTED,
+  llamaConfig,
+  llamaWeights,
+  ROBERTA_PROJECTED,
+  robertaConfig,
+  robertaWeights,
+} from "../models/mod.ts";
+import {
+  elementCounts,
+  honestMemory,
+  type ModelShapes,
+  modelShapes,
+  PAPER_FINETUNE,
+  paperFinetuneMemory,
+  paperMemory,
+} from "./accounting.ts";
 import { planMemory, type PlanRequest } from "./memory_plan.ts";
 import { DEFAULTS } from "./options.ts";
 
@@ -13,8 +28,8 @@ const SMALL: ModelShapes = new Map([
 ]);
 
 Deno.test("elementCounts() counts all weights, and r (m + n) for what is projected", () => {
-  assert.deepEqual(elementCounts(SMALL, 2), { all: 68, lowRank: 2 * (6 + 4) + 44 });
-  assert.deepEqual(elementCounts(SMALL, 100), { all: 68, lowRank: 4 * (6 + 4) + 44 });
+  assert.deepEqual(elementCounts(SMALL, 2), { all: 68, lowRank: 2 * (6 + 4) + 44, factors: 20 });
+  assert.deepEqual(elementCounts(SMALL, 100), { all: 68, lowRank: 4 * (6 + 4) + 44, factors: 40 });
 });
 
 Deno.test("paperMemory() follows the paper's rule of two bytes an element", () => {
@@ -26,6 +41,21 @@ Deno.test("paperMemory() follows the paper's rule of two bytes an element", () =
   // [6, 4] at rank 2: moments 2 x 6 x 2, a basis of 2 x 4; the others 2 x 44
   assert.deepEqual(paperMemory(SMALL, "galore_8bit", 2), { weights: 136, states: 24 + 8 + 88 });
 });
+
+Deno.test("paperFinetuneMemory() counts the model in two bytes an element and what has a low rank in four", () => {
+  assert.deepEqual(paperFinetuneMemory(SMALL, "full", 2), { weights: 136, states: 272 });
+  assert.deepEqual(paperFinetuneMemory(SMALL, "lora", 2), { weights: 136 + 4 * 20, states: 2 * 4 * 20 });
+  assert.deepEqual(paperFinetuneMemory(SMALL, "galore", 2), { weights: 136, states: 6 * 20 });
+});
+
+Deno.test.each(PAPER_FINETUNE)(
+  "paperFinetuneMemory() gives the paper's figure for GLUE from RoBERTa-base's shapes: %o",
+  ({ method, rank = 0, printed }) => {
+    const shapes = modelShapes(robertaWeights(robertaConfig("roberta-base"), "classification"), ROBERTA_PROJECTED);
+    const { weights, states } = paperFinetuneMemory(shapes, method, rank);
+    assert.ok(Math.abs(weights + states - printed) < 1.5e6, `${weights + states}`);
+  },
+);
 
 Deno.test("honestMemory() counts every tensor in the type that it is stored in", () => {
   const galore = { rank: 2, projector: "f32" } as const;

@@ -25,12 +25,15 @@ import {
   llamaConfigJson,
   llamaWeights,
   LOW_RANK_FACTORS,
+  type MergedWeight,
   mergedWeights,
   openSafetensors,
   openWeights,
   parseLlamaConfig,
   type RobertaConfig,
   robertaConfigJson,
+  type VitConfig,
+  vitConfigJson,
   type Weights,
   writeSafetensors,
   writeWeights,
@@ -67,28 +70,33 @@ const SEPARATOR = "::";
 /** Beside the state: what is held between `stage` and `commit` (in a checkpoint amid a step), and a master copy. */
 const HELD = ["staged", "square", "master"] as const;
 
-/** Writes weights, config and tokenizer: a folder for Hugging Face. Factors are written as the matrices they stand for. */
+/**
+ * Writes weights, config and what stands beside them, such as a tokenizer: a folder for Hugging Face. Factors are written as the matrices they stand for, or
+ * what is to be written is made one weight at a time.
+ */
 export async function saveModel(
   writer: FolderWriter,
-  params: Params,
-  config: LlamaConfig | RobertaConfig,
-  tokenizerFiles: ReadonlyMap<string, Uint8Array>,
+  params: Params | readonly MergedWeight[],
+  config: LlamaConfig | RobertaConfig | VitConfig,
+  files: ReadonlyMap<string, Uint8Array>,
 ): Promise<void> {
-  const weights = mergedWeights(params);
+  const weights = params instanceof Params ? mergedWeights(params) : params;
   await writeWeights(writer, weights.map(({ make, ...spec }) => entryOf(spec, make)));
   const torch_dtype = TORCH_DTYPES[weights[0].dtype as keyof typeof TORCH_DTYPES];
-  const json = { ...configJson(config, params), torch_dtype };
+  const isClassifier = weights.some(({ name }) => /^classifier\.(out_proj\.)?weight$/.test(name));
+  const json = { ...configJson(config, isClassifier), torch_dtype };
   await writeText(writer, "config.json", JSON.stringify(json, null, 2) + "\n");
-  for (const [file, bytes] of tokenizerFiles) {
+  for (const [file, bytes] of files) {
     await using sink = await writer.create(file);
     await sink.write(bytes);
   }
 }
 
-/** The `config.json` of a model. Which head a RoBERTa has, its weights say. */
-function configJson(config: LlamaConfig | RobertaConfig, params: Params): Record<string, unknown> {
+/** The `config.json` of a model. Which head it has, its weights say. */
+function configJson(config: LlamaConfig | RobertaConfig | VitConfig, isClassifier: boolean): Record<string, unknown> {
   if (!("model_type" in config)) return llamaConfigJson(config);
-  return robertaConfigJson(config, params.has("classifier.out_proj.weight") ? "classification" : "masked-lm");
+  if (config.model_type === "vit") return vitConfigJson(config, { isBackbone: !isClassifier });
+  return robertaConfigJson(config, isClassifier ? "classification" : "masked-lm");
 }
 
 /** Writes the optimizer's state and the run's, and the factors of a run that trains those. */

@@ -43,7 +43,7 @@ export async function openClassification(run: Finetune, output: Output): Promise
   const dev = data.dev.map(({ split, examples }) => `${many(examples.length)} in ${split}`).join(", ");
   return {
     ...{ task: task.name, modelType: "roberta", peftTask: "SEQ_CLS", modulesToSave: [HEAD] },
-    ...{ config, tokenizer, projected: ROBERTA_PROJECTED, unit: "sentences", lossUnit: "loss" },
+    ...{ config, files: tokenizer.files, projected: ROBERTA_PROJECTED, unit: "sentences", lossUnit: "loss" },
     batchesAnEpoch: numLengthBatches(data.train.length, run.batch),
     selectBy: { name: task.selectBy, isHigher: true },
     words: {
@@ -51,7 +51,7 @@ export async function openClassification(run: Finetune, output: Output): Promise
       data: `${many(data.train.length)} examples to train on, ${dev}`,
     },
     resolved: { maxLength },
-    identity: { data: data.hash, maxLength },
+    identity: { tokenizer: tokenizer.hash, data: data.hash, maxLength },
     load: (backend, output) => loadBase(backend, folder, { stored, config, run, output }),
     epoch: (epoch, start) => epochRows(data.train, batching, epoch, start),
     loss: (view, rows, options) => classificationLoss(view, config, rows, options),

@@ -9,6 +9,7 @@ const FOLDER = new URL("examples/", import.meta.url);
 const EXPECTED: Readonly<Record<string, RegExp>> = {
   "fit_line.ts": /^y = (2\.9|3\.0)\d x \+ -(0\.9|1\.0)\d /m,
   "custom_rule.ts": /^loss \d\.\d{3} -> 0\.0\d{3} with GaLore over a rule of one's own$/m,
+  "ratings.ts": /^person,film,rating\nperson 01,film 08,2\.99\n/,
   "tiny_llama.ts": /^step 120 {2}loss 0\.\d{3}\nA gradient of low rank carries what the weights need to learn/m,
 };
 
@@ -27,6 +28,6 @@ for (const [name, expected] of Object.entries(EXPECTED)) {
 
 Deno.test("every example has a test", async () => {
   const names = await Array.fromAsync(Deno.readDir(FOLDER), ({ name }) => name);
-  // the folder has its test in browser_test.ts, the conversations theirs in sft_test.ts
-  assert.deepEqual(names.sort(), ["browser", "chat.jsonl", ...Object.keys(EXPECTED)].sort());
+  // the folder has its test in browser_test.ts, the conversations theirs in sft_test.ts, the ratings in complete_test.ts
+  assert.deepEqual(names.sort(), ["browser", "chat.jsonl", "ratings.csv", ...Object.keys(EXPECTED)].sort());
 });

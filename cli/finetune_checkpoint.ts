@@ -3,10 +3,10 @@
  * and where the run stands. `best` is for use: a Hugging Face folder of plain weights, with the adapter, where one was
  * trained, as PEFT's files in `best-adapter`.
  */
-import type { Backend, Params } from "../core/mod.ts";
-import { type FolderWriter, loadPeft, type PeftConfig, savePeft } from "../models/mod.ts";
+import type { Backend } from "../core/mod.ts";
+import type { FolderWriter } from "../models/mod.ts";
 import type { Optimizer } from "../optimizers/mod.ts";
-import { loadOptimizer, loadParams, loadTrainingState, saveModel, saveTraining } from "./checkpoint.ts";
+import { loadOptimizer, loadTrainingState, saveModel, saveTraining } from "./checkpoint.ts";
 import type { TrainingState } from "./checkpoint.ts";
 import { writeFolderDurably } from "./durable.ts";
 import type { FileFolder } from "./files.ts";
@@ -16,7 +16,7 @@ import type { Subject } from "./finetune_subject.ts";
 
 /** The folder of the best model, in a run's folder. */
 export const BEST = "best";
-/** The folder of its adapter. */
+/** The folder of its adapter: PEFT's files, or a task's prompts and head. */
 export const BEST_ADAPTER = "best-adapter";
 
 /** How far a run has come, evaluations included. */
@@ -36,60 +36,49 @@ export interface FinetuneState extends TrainingState {
   readonly progress: FinetuneProgress;
 }
 
-/** The parts of a run that are written. */
+/** The parts of a run that are written for use. */
 export interface SavedParts {
-  /** For people who load the adapter: where its base was. */
-  readonly modelFolder: string;
-  readonly base: Params;
   readonly method: FinetuneMethod;
-  readonly subject: Pick<Subject, "config" | "tokenizer" | "modelType" | "peftTask">;
+  readonly subject: Pick<Subject, "config" | "files">;
   readonly run: Pick<Finetune, "merge">;
 }
 
 /** Writes what a resumed run needs to take the same next step. */
 export async function saveCheckpoint(
   writer: FolderWriter,
-  parts: SavedParts,
+  method: FinetuneMethod,
   optimizer: Optimizer,
   state: FinetuneState,
 ): Promise<void> {
-  if (parts.method.lora) await savePeft(writer, parts.method.trained, peftConfig(parts), parts.base.entries());
-  else await saveModel(writer, parts.base, parts.subject.config, parts.subject.tokenizer.files);
+  await method.saveState(writer);
   await saveTraining(writer, optimizer, state);
 }
 
-/** Writes the model as it is for use: whole, unless adapters shall stay alone, and the adapter. */
-export async function saveBest(run: string, parts: SavedParts): Promise<void> {
-  const { method, base, subject } = parts;
-  if (!method.lora || parts.run.merge) {
-    await writeFolderDurably(run, BEST, async (writer) => {
-      using merged = method.merged();
-      await saveModel(writer, merged, subject.config, subject.tokenizer.files);
-    });
-  }
-  if (!method.lora) return;
-  await writeFolderDurably(
-    run,
-    BEST_ADAPTER,
-    (writer) => savePeft(writer, method.trained, peftConfig(parts), base.entries()),
-  );
+/** Whether `saveBest` writes the whole model, or what is trained beside it alone. */
+export function isWrittenWhole({ method, run }: Pick<SavedParts, "method" | "run">): boolean {
+  return method.merged !== undefined && (!method.saveAdapter || run.merge);
 }
 
-function peftConfig({ method, modelFolder, subject }: SavedParts): PeftConfig {
-  return { lora: method.lora!, taskType: subject.peftTask, baseModel: modelFolder };
+/** Writes the model as it is for use: whole, unless adapters shall stay alone, and the adapter. */
+export async function saveBest(folder: string, parts: SavedParts): Promise<void> {
+  const { method, subject } = parts;
+  if (isWrittenWhole(parts)) {
+    await writeFolderDurably(folder, BEST, async (writer) => {
+      using merged = method.merged!();
+      await saveModel(writer, merged, subject.config, subject.files);
+    });
+  }
+  if (method.saveAdapter) await writeFolderDurably(folder, BEST_ADAPTER, (writer) => method.saveAdapter!(writer));
 }
 
 /** Puts a checkpoint's weights and optimizer state into those of a run. */
 export async function restoreCheckpoint(
   folder: FileFolder,
-  { base, method, subject }: Pick<SavedParts, "base" | "method" | "subject">,
+  method: FinetuneMethod,
   optimizer: Optimizer,
   backend: Backend,
 ): Promise<void> {
-  if (method.lora) {
-    using saved = await loadPeft(folder, base, { modelType: subject.modelType });
-    for (const [name, tensor] of method.trained.entries()) tensor.write(await saved.params.get(name).read());
-  } else await loadParams(folder, base);
+  await method.restoreState(folder);
   await loadOptimizer(folder, optimizer, backend);
 }
 

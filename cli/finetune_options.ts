@@ -5,13 +5,19 @@
  */
 import type { Flags } from "./arguments.ts";
 import { deviceFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
+import {
+  adapterFlags,
+  hasPrompts,
+  METHOD_DEFAULTS,
+  METHOD_RATES,
+  type MethodOptions,
+  USUAL_TARGETS,
+  wayFlags,
+} from "./finetune_method_options.ts";
 import { DEFAULT_RATES, isProjecting } from "./optimizer_family.ts";
+import { kebab } from "./verbs.ts";
 import { DEFAULTS, type OptimizerOptions, type Run } from "./options.ts";
-
-/** What is trained: every weight, every weight with GaLore, or adapters beside frozen weights. */
-export const FINETUNE_METHODS = ["full", "galore", "lora", "dora"] as const;
-/** One of `FINETUNE_METHODS`. */
-export type FinetuneMethodName = typeof FINETUNE_METHODS[number];
+import { IMAGE_DEFAULTS, imageFlags, type ImageOptions, IMAGES } from "./vision_options.ts";
 
 /** The options of a training run that fine-tuning shares. */
 type Shared = Pick<
@@ -32,10 +38,10 @@ type Shared = Pick<
 >;
 
 /** Everything that decides a fine-tuning run. */
-export interface Finetune extends OptimizerOptions, Shared {
-  /** A Hugging Face folder, or a run folder. */
+export interface Finetune extends Omit<OptimizerOptions, "rank">, MethodOptions, ImageOptions, Shared {
+  /** A Hugging Face folder, or a run folder; of `train`, a ViT by name too. */
   readonly model: string;
-  /** A task of GLUE by name, `own`: one over the columns that are named here, or `sft`: the answers of conversations. */
+  /** A task of GLUE by name, `own`: one over columns that are named here, `sft`: answers, or `images`: what they show. */
   readonly task: string;
   /** Of an own task: the columns of a sentence, of the second one of a pair, and of the label. */
   readonly sentence?: string;
@@ -43,36 +49,22 @@ export interface Finetune extends OptimizerOptions, Shared {
   readonly label?: string;
   /** Of an own task: the classes in the order of their numbers, or `score` for a regression. */
   readonly labels?: readonly string[];
-  /** A folder with the task's files, or the training file and the file to evaluate on. */
+  /** A folder with the task's files, the training file and the file to evaluate on, or a store of images. */
   readonly data: readonly string[];
-  readonly method: FinetuneMethodName;
-  /** Vectors of a GaLore basis, or rows and columns of an adapter's factors. */
-  readonly rank: number;
-  /** Adapters: their product counts alpha / rank. */
-  readonly alpha: number;
-  /** Adapters: alpha / sqrt(rank) instead. */
-  readonly rslora: boolean;
-  /** Adapters: the part of their input that is dropped in training. */
-  readonly loraDropout: number;
-  /** Adapters: the modules that get one, by name or end of a name, or `all-linear`. */
-  readonly targets: readonly string[];
   readonly epochs: number;
+  /** Of `train`: optimizer steps of the run, whatever `epochs` says. */
+  readonly steps?: number;
   /** Tokens of an example, special ones included, before it is cut. Default: 128, or all that there are positions for. */
   readonly maxLength?: number;
   /** Of conversations: tokens of a row that they are packed into. Default: 512, or all that there are positions for. */
   readonly seq?: number;
   /** Of conversations: cut those that are longer than a row, rather than refuse them. */
   readonly truncate: boolean;
-  /** Adapters: write the model with the adapter folded in, beside the adapter. */
-  readonly merge: boolean;
   /** Steps between evaluations. Default: an epoch's. 0: only at the end. */
   readonly evalEvery?: number;
   /** Evaluations without a new best before the run stops; 0: never. */
   readonly patience: number;
 }
-
-/** The modules that get an adapter where nothing else is said: PEFT's choice for RoBERTa and for LLaMA. */
-const USUAL_TARGETS = { sentences: ["query", "value"], sft: ["q_proj", "v_proj"] } as const;
 
 /** The task of learning the answers of conversations. */
 export const SFT = "sft";
@@ -83,14 +75,10 @@ export const USUAL_LENGTH = 128;
 /** The run of `deno task finetune` without flags, save for model, task and data. */
 export const FINETUNE_DEFAULTS: Omit<Finetune, "model" | "task" | "targets"> = {
   ...sharedDefaults(),
+  ...METHOD_DEFAULTS,
+  ...IMAGE_DEFAULTS,
   data: [],
-  method: "full",
   optimizer: "adamw",
-  rank: 8,
-  alpha: 16,
-  rslora: false,
-  loraDropout: 0,
-  merge: true,
   truncate: false,
   schedule: "linear",
   warmup: 0,
@@ -106,19 +94,14 @@ function sharedDefaults(): OptimizerOptions & Shared {
   return shared;
 }
 
-/** Whether a method trains adapters beside frozen weights. */
-export function hasAdapters(method: FinetuneMethodName): boolean {
-  return method === "lora" || method === "dora";
-}
-
 /**
- * A run from what was asked for, defaults filled in: GaLore's optimizer where the method is GaLore, and a peak rate of a
- * hundredth of what an optimizer takes from scratch (AdamW: 2e-5), or for adapters of a quarter (5e-4).
+ * A run from what was asked for, defaults filled in: GaLore's optimizer where the method is GaLore, and a peak rate that
+ * is a part of what an optimizer takes from scratch (AdamW: 2e-5, with LoRA 5e-4).
  *
  * @throws RangeError for a method and an optimizer that contradict each other, or without a model or a task
  */
 export function completeFinetune(asked: Partial<Finetune>): Finetune {
-  const { model, task, method = FINETUNE_DEFAULTS.method } = asked;
+  const { model, task, method = METHOD_DEFAULTS.method } = asked;
   if (model === undefined) throw new RangeError("Cannot fine-tune without a model: give --model FOLDER");
   if (task === undefined) throw new RangeError("Cannot fine-tune without a task: give --task NAME");
   const optimizer = asked.optimizer ?? (method === "galore" ? "galore_adamw" : FINETUNE_DEFAULTS.optimizer);
@@ -128,20 +111,40 @@ export function completeFinetune(asked: Partial<Finetune>): Finetune {
     );
   }
   checkLengthFlags(task, asked);
-  const lr = asked.lr ?? DEFAULT_RATES[optimizer] / (hasAdapters(method) ? 4 : 100);
-  const targets = USUAL_TARGETS[task === SFT ? SFT : "sentences"];
+  checkMethod(task, method);
+  const lr = asked.lr ?? DEFAULT_RATES[optimizer] * METHOD_RATES[method];
+  const targets = USUAL_TARGETS[task === SFT || task === IMAGES ? task : "sentences"];
   return { ...FINETUNE_DEFAULTS, targets, ...asked, model, task, method, optimizer, lr };
 }
 
+/** @throws RangeError for a method that trains what the task's model has not got */
+function checkMethod(task: string, method: Finetune["method"]): void {
+  const rule = hasPrompts(method) && task !== IMAGES
+    ? `prompts are for a ViT, --task ${IMAGES}`
+    : method === "linear" && task === SFT
+    ? "it trains a classifier's head, and a LLaMA that answers has none"
+    : undefined;
+  if (rule) throw new RangeError(`Cannot fine-tune with --method ${method} on ${task}: ${rule}`);
+}
+
 /** @throws RangeError for a length that the task has no use for */
-function checkLengthFlags(task: string, { seq, maxLength, truncate }: Partial<Finetune>): void {
-  const [name, rule] = task === SFT
+function checkLengthFlags(task: string, asked: Partial<Finetune>): void {
+  const { seq, maxLength, truncate } = asked;
+  const imageFlag = (["crop", "cropPadding", "flip"] as const).find((key) => asked[key]);
+  if (imageFlag && task !== IMAGES) {
+    throw new RangeError(`Cannot use --${kebab(imageFlag)} with --task ${task}: it is for images`);
+  }
+  const [name, rule] = task === IMAGES
+    ? [(maxLength !== undefined && "max-length") || (seq !== undefined && "seq") || (truncate && "truncate"), NO_TEXT]
+    : task === SFT
     ? [maxLength !== undefined && "max-length", "--seq is the length of its rows, and --truncate cuts"]
     : [(seq !== undefined && "seq") || (truncate && "truncate"), "its examples are cut to --max-length"];
   if (name) throw new RangeError(`Cannot use --${name} with --task ${task}: ${rule}`);
 }
 
-const GROUPS = { model: "Model and data", adapter: "Adapters", run: "Run" };
+const NO_TEXT = "images have no text to cut";
+
+const GROUPS = { model: "Model and data", run: "Run" };
 const { rank: _rank, lr: _lr, optimizer: _optimizer, ...moreOptimizerFlags } = optimizerFlags;
 const { steps: _steps, schedule: _schedule, warmup: _warmup, minLr: _minLr, ...moreScheduleFlags } = scheduleFlags;
 const { out, resume, config, seed, logEvery, saveEvery, keep } = runFlags;
@@ -164,42 +167,29 @@ export const finetuneFlags = {
   model: {
     type: "string",
     value: "FOLDER",
-    help: "a Hugging Face folder or a run folder: a RoBERTa, or a LLaMA for sft",
+    help: "a Hugging Face folder or a run folder: a RoBERTa, a LLaMA for sft, or a ViT for images",
     group: GROUPS.model,
   },
   task: {
     type: "string",
     value: "NAME",
-    help: "a task of GLUE, such as sst2; own; or sft, the answers of conversations",
+    help: "a task of GLUE, such as sst2; own; sft, the answers of conversations; or images, what they show",
     group: GROUPS.model,
   },
   data: {
     type: "strings",
     value: "FOLDER|FILE",
-    help: "a folder with the task's files, or the training file and then the file to evaluate on; sft takes .jsonl",
+    help: "a folder with the task's files, or the training file and then the file to evaluate on; sft takes .jsonl; " +
+      "images a store of prepare --images",
     group: GROUPS.model,
   },
   ...ownTaskFlags,
-  method: {
-    type: "string",
-    choices: FINETUNE_METHODS,
-    help: "train every weight, every weight with GaLore, or adapters beside frozen weights",
-    defaultHelp: FINETUNE_DEFAULTS.method,
-    group: GROUPS.model,
-  },
-  rank: {
-    type: "number",
-    integer: true,
-    min: 1,
-    help: "vectors of a GaLore basis, or of an adapter's factors",
-    defaultHelp: String(FINETUNE_DEFAULTS.rank),
-    group: GROUPS.model,
-  },
+  ...wayFlags,
   batch: {
     type: "number",
     integer: true,
     min: 1,
-    help: "examples, or rows of conversations, to a batch",
+    help: "examples, images, or rows of conversations, to a batch",
     defaultHelp: String(FINETUNE_DEFAULTS.batch),
     group: GROUPS.model,
   },
@@ -225,41 +215,18 @@ export const finetuneFlags = {
     help: "keep only each layer's input and run it again in backward",
     group: GROUPS.model,
   },
-  alpha: {
-    type: "number",
-    above: 0,
-    help: "their product counts alpha / rank",
-    defaultHelp: String(FINETUNE_DEFAULTS.alpha),
-    group: GROUPS.adapter,
-  },
-  rslora: { type: "boolean", help: "alpha / sqrt(rank) instead", group: GROUPS.adapter },
-  loraDropout: {
-    type: "number",
-    min: 0,
-    max: 0.99,
-    help: "part of their input that is dropped in training",
-    defaultHelp: String(FINETUNE_DEFAULTS.loraDropout),
-    group: GROUPS.adapter,
-  },
-  targets: {
-    type: "strings",
-    value: "NAME",
-    help: "modules that get one, by name or its end, or all-linear",
-    defaultHelp: `${USUAL_TARGETS.sentences.join(" and ")}; sft: ${USUAL_TARGETS.sft.join(" and ")}`,
-    group: GROUPS.adapter,
-  },
-  merge: {
-    type: "boolean",
-    help: "write the model with the adapter folded in as well; --no-merge: the adapter alone",
-    defaultHelp: "on",
-    group: GROUPS.adapter,
-  },
+  ...imageFlags,
+  ...adapterFlags,
   optimizer: {
     ...optimizerFlags.optimizer,
     help: "how the trained weights move",
     defaultHelp: "adamw; galore_adamw with --method galore",
   },
-  lr: { ...optimizerFlags.lr, defaultHelp: "a hundredth of train's; a quarter of it for adapters" },
+  lr: {
+    ...optimizerFlags.lr,
+    defaultHelp:
+      "a hundredth of train's; lora: a quarter, flora: twice, deep-lora: a twentieth, vpt and linear: 5 times",
+  },
   ...moreOptimizerFlags,
   epochs: {
     type: "number",

@@ -6,11 +6,13 @@ import {
   BEST_ADAPTER,
   type FinetuneProgress,
   type FinetuneState,
+  isWrittenWhole,
   saveBest,
   saveCheckpoint,
 } from "./finetune_checkpoint.ts";
+import { sizeInWords } from "./finetune_method_options.ts";
 import { finetuneIdentity, type FinetuneSetup } from "./finetune_setup.ts";
-import { EpochBatches, type SubjectRows } from "./finetune_subject.ts";
+import { EpochBatches, type Evaluation, type SubjectRows } from "./finetune_subject.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { stateBytesOf } from "./memory_plan.ts";
 import { isStepRow, MetricsWriter, readMetrics } from "./metrics.ts";
@@ -42,13 +44,13 @@ export async function runFinetune(
 async function runIn(folder: RunFolder, setup: FinetuneSetup, resumed: FinetuneState | undefined, output: Output) {
   await folder.writeConfig({ run: setup.run, model: setup.subject.config });
   using metrics = await MetricsWriter.open(folder.metrics, { resumeAfterStep: resumed?.step ?? 0 });
-  using session = new Session(setup, folder, metrics, output, resumed);
+  await using session = new Session(setup, folder, metrics, output, resumed);
   await session.train();
   await session.finish();
 }
 
 /** One process's part of a run. */
-class Session implements Disposable {
+class Session implements AsyncDisposable {
   readonly #stop: StopWatch;
   readonly #batches: EpochBatches;
   readonly #dropoutKey: Key;
@@ -57,6 +59,8 @@ class Session implements Disposable {
   #tokens: number;
   #progress: FinetuneProgress;
   #savedAt = -1;
+  /** Of the last evaluation. */
+  #illustrate: Evaluation["illustrate"];
   /** Examples and milliseconds of this process's steps. */
   #examples = 0;
   #stepMs = 0;
@@ -80,8 +84,9 @@ class Session implements Disposable {
     });
   }
 
-  [Symbol.dispose](): void {
+  async [Symbol.asyncDispose](): Promise<void> {
     this.#stop[Symbol.dispose]();
+    await this.#batches[Symbol.asyncDispose]();
   }
 
   async train(): Promise<void> {
@@ -91,10 +96,10 @@ class Session implements Disposable {
     using progress = showProgress(this.output, { label: "finetune", total: steps, start: this.#step, plain: false });
     await trainLoop<SubjectRows>({
       ...{ backend, params: method.trained, optimizer },
-      nextBatch: () => {
-        const rows = this.#batches.next();
+      nextBatch: async () => {
+        const rows = await this.#batches.next();
         this.#examples += rows.batch;
-        return Promise.resolve(rows);
+        return rows;
       },
       loss: (rows) => this.#loss(rows),
     }, {
@@ -122,7 +127,8 @@ class Session implements Disposable {
   #loss(rows: SubjectRows): Tensor {
     const { subject, method, run } = this.setup;
     const dropoutKey = foldIn(this.#dropoutKey, rows.index);
-    return subject.loss(method.view(dropoutKey), rows, { dropoutKey, recompute: run.checkpointActivations });
+    const { prompts } = method;
+    return subject.loss(method.view(dropoutKey), rows, { dropoutKey, recompute: run.checkpointActivations, prompts });
   }
 
   get #isOutOfPatience(): boolean {
@@ -136,21 +142,27 @@ class Session implements Disposable {
 
   /** What is due after a step, in order: a checkpoint knows of the evaluation. The end has its own. */
   #occasionsAt(step: number): (() => Promise<void>)[] {
-    const { steps, evalEvery, run } = this.setup;
-    const occasions: [number, () => Promise<void>][] = [
-      [evalEvery, () => this.#evaluate()],
-      [run.saveEvery, () => this.#saveOrWarn()],
+    const { steps, evalEvery, run, method, optimizer } = this.setup;
+    if (step === steps) return [];
+    const isEvery = (every: number) => every > 0 && step % every === 0;
+    const occasions: [boolean | undefined, () => Promise<void>][] = [
+      [
+        method.occasion?.isDue(step),
+        async () => this.output.err(`step ${step} | ${await method.occasion!.run(step, optimizer)}`),
+      ],
+      [isEvery(evalEvery), () => this.#evaluate()],
+      [isEvery(run.saveEvery), () => this.#saveOrWarn()],
     ];
-    return occasions.filter(([every]) => every > 0 && step % every === 0 && step !== steps).map(([, occasion]) =>
-      occasion
-    );
+    return occasions.filter(([isDue]) => isDue).map(([, occasion]) => occasion);
   }
 
   /** Measures the model and keeps it where it is the best so far. */
   async #evaluate(): Promise<void> {
     if (this.#progress.evaluatedAt === this.#step && this.#step > 0) return;
     const { subject, method } = this.setup;
-    const { loss, scores } = await subject.measure(method.view());
+    const evaluation = await subject.measure(method.view(), { prompts: method.prompts });
+    const { loss, scores } = evaluation;
+    this.#illustrate = evaluation.illustrate;
     const step = this.#step;
     this.metrics.append({ step, validationLoss: loss, scores });
     const { best, waited } = this.#progress;
@@ -188,7 +200,7 @@ class Session implements Disposable {
       this.folder.checkpoints,
       checkpointName(this.#step),
       (writer) =>
-        saveCheckpoint(writer, this.setup, optimizer, {
+        saveCheckpoint(writer, this.setup.method, optimizer, {
           step: this.#step,
           sequences: this.#step * run.gradAccum * run.batch,
           tokens: this.#tokens,
@@ -204,7 +216,6 @@ class Session implements Disposable {
 
   /** Last evaluation, checkpoint, report and summary. */
   async finish(): Promise<void> {
-    const { method, run } = this.setup;
     if (this.#stop.stopRequested) {
       await this.#save();
       await this.#report();
@@ -220,7 +231,7 @@ class Session implements Disposable {
     this.output.out(this.#summary());
     this.output.err(
       `done in ${formatDuration(performance.now() - this.#started)}: ${this.#step} steps; ` +
-        `${this.folder.path}/${method.lora && !run.merge ? BEST_ADAPTER : BEST}, ${this.folder.path}/report.html`,
+        `${this.folder.path}/${isWrittenWhole(this.setup) ? BEST : BEST_ADAPTER}, ${this.folder.path}/report.html`,
     );
   }
 
@@ -234,7 +245,7 @@ class Session implements Disposable {
     const { subject, method, optimizer, base } = this.setup;
     const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
     const trained = method.trained.size;
-    const all = method.lora ? base.size : trained;
+    const all = method.hasAdapter ? base.size : trained;
     const speed = this.#stepMs > 0 ? [[`${subject.unit}/s`, (this.#examples / this.#stepMs * 1000).toFixed(1)]] : [];
     return [
       ["trained parameters", `${trained.toLocaleString("en-US")} (${(100 * trained / all).toFixed(2)}%)`],
@@ -254,7 +265,7 @@ class Session implements Disposable {
     const scores = best ? Object.entries(best.scores).map(([name, value]) => [name, value.toFixed(4)] as const) : [];
     await writeReport(this.folder.report, {
       title: this.folder.name,
-      subtitle: `${this.setup.modelName} on ${subject.task} with ${run.method}, ${run.optimizer}, rank ${run.rank}, ` +
+      subtitle: `${this.setup.modelName} on ${subject.task} with ${run.method}, ${run.optimizer}${sizeInWords(run)}, ` +
         `batch ${run.batch * run.gradAccum}, ${subject.words.data}`,
       rows,
       config: { run, model: subject.config },
@@ -265,6 +276,7 @@ class Session implements Disposable {
         ["steps", String(rows.filter(isStepRow).length)],
         ...this.#facts(),
       ],
+      ...await this.#illustrate?.(),
       tables: [{ title: "Which parameter gets what", head, rows: body, align: "lrllrr" }],
       footer: `Made by Lowrank with ${backend.summary}, ${new Date().toISOString().slice(0, 10)}.`,
     });

@@ -6,15 +6,27 @@ import { openClassification } from "./classification.ts";
 import { type Device, openDevice } from "./device.ts";
 import { hashFile } from "./durable.ts";
 import { baseName, exists, join } from "./files.ts";
+import { chooseFinetuneOptimizer } from "./finetune_choice.ts";
 import { type FinetuneMethod, finetuneMethod } from "./finetune_method.ts";
-import { type Finetune, hasAdapters, SFT } from "./finetune_options.ts";
+import { adapterOptions } from "./finetune_method_options.ts";
+import { type Finetune, SFT } from "./finetune_options.ts";
+import {
+  checkFinetuneMemory,
+  finetunedWeights,
+  type FinetunePlan,
+  largestBatch,
+  planFinetune,
+} from "./finetune_plan.ts";
 import type { Subject } from "./finetune_subject.ts";
-import { formatTable, type Output } from "./log.ts";
-import { chooseOptimizer, driverOptions, type OptimizerChoice } from "./optimizer_choice.ts";
+import { formatBytes, formatTable, type Output } from "./log.ts";
+import { driverOptions, type OptimizerChoice } from "./optimizer_choice.ts";
 import { resolveBasis } from "./optimizer_family.ts";
 import { findModel } from "./resume.ts";
 import { openSft } from "./sft.ts";
 import { parameterRows } from "./training_setup.ts";
+import { openVision } from "./vision.ts";
+import { isVitName } from "./vision_model.ts";
+import { IMAGES } from "./vision_options.ts";
 
 /** Everything that a run needs, opened. */
 export interface FinetuneSetup extends Disposable {
@@ -22,11 +34,11 @@ export interface FinetuneSetup extends Disposable {
   readonly run: Finetune;
   readonly backend: Device;
   readonly subject: Subject;
-  /** Folder of the model before the run. */
-  readonly modelFolder: string;
   readonly modelName: string;
-  /** SHA-256 of its weights' files. */
+  /** SHA-256 of its weights' files; empty where they are drawn. */
   readonly modelHash: string;
+  /** What it takes of the device's memory. */
+  readonly plan: FinetunePlan;
   readonly base: Params;
   readonly method: FinetuneMethod;
   readonly choice: OptimizerChoice;
@@ -39,20 +51,46 @@ export interface FinetuneSetup extends Disposable {
 
 /** Opens everything that a run needs. Nothing is written. Dispose it. */
 export async function prepareFinetune(given: Finetune, output: Output): Promise<FinetuneSetup> {
-  if (!await exists(given.model)) throw new RangeError(`Cannot fine-tune ${given.model}: there is no such folder`);
-  const asked = { ...given, model: await findModel(given.model) };
-  const subject = asked.task === SFT ? await openSft(asked, output) : await openClassification(asked, output);
-  const modelHash = await hashWeights(asked.model);
-  const backend = await openDevice(asked, output);
+  const isDrawn = given.task === IMAGES && isVitName(given.model);
+  const asked = isDrawn ? checkDrawn(given) : { ...given, model: await findFolder(given.model) };
+  const subject = await openSubject(asked, output);
   const parts = new DisposableStack();
+  parts.defer(() => subject.close?.());
   try {
-    parts.use(backend);
+    const modelHash = isDrawn ? "" : await hashWeights(asked.model);
+    const backend = parts.use(await openDevice(asked, output));
     const run = { ...asked, ...subject.resolved, basis: resolveBasis(asked, backend.kind) };
     const modelName = baseName(given.model) || "model";
     return await openOnDevice(run, { backend, subject, modelName, modelHash, parts, output });
   } catch (error) {
     parts.dispose();
     throw error;
+  }
+}
+
+/** @throws RangeError where there is no such folder, or none with a whole model */
+async function findFolder(model: string): Promise<string> {
+  if (await exists(model)) return await findModel(model);
+  throw new RangeError(`Cannot fine-tune ${model}: there is no such folder`);
+}
+
+/** @throws RangeError for a method that leaves weights as they were drawn */
+function checkDrawn(run: Finetune): Finetune {
+  if (run.method === "full" || run.method === "galore") return run;
+  throw new RangeError(
+    `Cannot fine-tune ${run.model} with --method ${run.method}: its weights are drawn, and would stay so; ` +
+      `train it first: deno task train --model ${run.model} --data STORE`,
+  );
+}
+
+async function openSubject(run: Finetune, output: Output): Promise<Subject> {
+  switch (run.task) {
+    case SFT:
+      return await openSft(run, output);
+    case IMAGES:
+      return await openVision(run);
+    default:
+      return await openClassification(run, output);
   }
 }
 
@@ -64,25 +102,32 @@ interface Opened extends Pick<FinetuneSetup, "backend" | "subject" | "modelName"
 
 async function openOnDevice(run: Finetune, opened: Opened): Promise<FinetuneSetup> {
   const { backend, subject, parts, output } = opened;
-  const base = parts.use(await subject.load(backend, output));
-  const method = parts.use(finetuneMethod(base, run, subject));
   const { batchesAnEpoch } = subject;
-  const steps = Math.max(1, Math.ceil(run.epochs * batchesAnEpoch / run.gradAccum));
-  const choice = chooseOptimizer(run, {
-    ...{ steps, gradAccum: run.gradAccum, seed: run.seed, dtype: "f32" },
-    shapes: new Map([...method.trained.entries()].map(([name, { shape }]) => [name, shape])),
-    projected: method.projected,
-    hiddenSize: subject.config.hidden_size,
-  });
+  const steps = run.steps ?? Math.max(1, Math.ceil(run.epochs * batchesAnEpoch / run.gradAccum));
+  const plan = await planChecked(run, steps, opened);
+  const base = parts.use(await subject.load(backend, output));
+  const method = parts.use(await finetuneMethod({ base, run, subject, modelFolder: run.model, steps }));
+  const choice = chooseFinetuneOptimizer(run, method, { steps, hiddenSize: subject.config.hidden_size });
   const optimizer = parts.use(new Optimizer(method.trained, choice.routing, driverOptions(run, backend)));
-  for (const note of choice.notes) output.err(`note: ${note}`);
+  for (const note of [...method.notes ?? [], ...choice.notes]) output.err(`note: ${note}`);
   return {
     ...opened,
-    ...{ run, base, method, choice, optimizer, steps },
-    modelFolder: run.model,
+    ...{ run, plan, base, method, choice, optimizer, steps },
     evalEvery: run.evalEvery ?? Math.ceil(batchesAnEpoch / run.gradAccum),
     [Symbol.dispose]: () => parts.dispose(),
   };
+}
+
+/** The run's memory, before its weights are loaded. @throws as `checkFinetuneMemory` */
+async function planChecked(
+  run: Finetune,
+  steps: number,
+  { subject, backend, modelName }: Opened,
+): Promise<FinetunePlan> {
+  const request = { run, subject, steps, device: backend, weights: finetunedWeights(subject.config) };
+  const plan = await planFinetune({ ...request, rows: await largestBatch(subject) });
+  checkFinetuneMemory(plan, modelName, backend);
+  return plan;
 }
 
 /** SHA-256 over those of a folder's weight files. */
@@ -100,8 +145,7 @@ export function finetuneIdentity({ run, subject, modelHash }: FinetuneSetup): Re
   const { optimizer, projType, basis, refresh, convention, beta1, beta2, momentum, batch, gradAccum } = run;
   const { rounding, seed, freeze, lazyRefresh, moments, projector, states, stateBlock, stateRounding } = run;
   const { residual, relativeStep, scaleParameter, clipExact, method, rank } = run;
-  const { alpha, rslora, loraDropout, targets } = run;
-  const adapter = hasAdapters(method) ? { alpha, rslora, loraDropout, targets } : null;
+  const adapter = adapterOptions(run);
   return {
     model: subject.config,
     modelHash,
@@ -110,7 +154,6 @@ export function finetuneIdentity({ run, subject, modelHash }: FinetuneSetup): Re
     ...{ scaleParameter, clipExact, dtype: "f32" },
     convention: convention ?? null,
     lazyRefresh: lazyRefresh ?? null,
-    tokenizer: subject.tokenizer.hash,
     task: subject.task,
     ...subject.identity,
   };
@@ -118,7 +161,8 @@ export function finetuneIdentity({ run, subject, modelHash }: FinetuneSetup): Re
 
 /** Says what is about to be trained, on what and how, and which parameter gets what. */
 export function printFinetune(setup: FinetuneSetup, output: Output): void {
-  const { run, backend, subject, base, method, choice, optimizer, steps } = setup;
+  const { run, backend, subject, plan, base, method, choice, optimizer, steps } = setup;
+  const { limit } = backend.memory();
   const many = (count: number) => count.toLocaleString("en-US");
   output.err(`device    ${backend.summary}`);
   output.err(
@@ -126,7 +170,12 @@ export function printFinetune(setup: FinetuneSetup, output: Output): void {
       `${many(method.trained.size)} trained`,
   );
   output.err(`data      ${subject.task}: ${subject.words.data}`);
-  output.err(`steps     ${many(steps)} in ${run.epochs} epochs, peak rate ${choice.learningRate}`);
+  const epochs = Number((steps * run.gradAccum / subject.batchesAnEpoch).toFixed(2));
+  output.err(`steps     ${many(steps)} in ${epochs} epochs, peak rate ${choice.learningRate}`);
+  output.err(
+    `memory    ${formatBytes(plan.heldBytes)} at most as planned` +
+      (Number.isFinite(limit) ? `, ${formatBytes(limit)} allowed` : ""),
+  );
   output.err("");
   const table = parameterRows({
     ...{ choice, optimizer, method, params: method.trained },

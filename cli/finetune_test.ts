@@ -50,6 +50,7 @@ async function loadedConfig(folder: string) {
 }
 
 const LEARNING: Readonly<Record<string, string>> = {
+  lowrank: "--method lowrank --rank 4 --lr 0.004 --epochs 6",
   full: "--method full --lr 0.004 --epochs 6",
   galore: "--method galore --rank 4 --scale 1 --lr 0.01 --epochs 6 --update-proj-gap 10",
   lora: "--method lora --rank 8 --lr 0.01 --epochs 12",
@@ -91,7 +92,7 @@ Deno.test("finetune() writes an adapter that gives the best model on its base wh
   }
 });
 
-for (const flags of [LEARNING.galore, `${LEARNING.lora} --lora-dropout 0.1 --grad-accum 2`]) {
+for (const flags of [LEARNING.galore, LEARNING.lowrank, `${LEARNING.lora} --lora-dropout 0.1 --grad-accum 2`]) {
   Deno.test(`finetune() gives the same bits when resumed: ${flags}`, async () => {
     await using workspace = await openToy();
     const run = `${flags} --epochs 4 --save-every 7 --eval-every 5 --keep 9`;
@@ -129,8 +130,9 @@ Deno.test("prepareFinetune() gives a frozen base neither gradients nor state, an
   for (const [name, tensor] of base.entries()) before.set(name, (await tensor.read()).slice());
   const reached = new Set<string>();
   {
+    const rows = await new EpochBatches(subject, 0).next();
     using _step = scope("step");
-    const loss = subject.loss(method.view(), new EpochBatches(subject, 0).next());
+    const loss = subject.loss(method.view(), rows);
     backward(loss, (name, gradient) => {
       reached.add(name);
       optimizer.stage(name, gradient);
@@ -173,6 +175,11 @@ Deno.test("finetune() learns a score of pairs from a file of one's own", async (
   assert.ok(Number(pearson) > 0.9, out);
   const config = JSON.parse(await Deno.readTextFile("run/best/config.json"));
   assert.deepEqual([config.problem_type, config.architectures], ["regression", ["RobertaForSequenceClassification"]]);
+  // the labels are the model's, unless they are given
+  const columns = own.replace("--labels score ", "").split(" ");
+  const evaluated = await workspace.run("eval", "--model", "run", ...columns, "--device", "cpu", "--threads", "1");
+  assert.equal(evaluated.code, 0, evaluated.err);
+  assert.match(evaluated.out, /^loss \d\.\d+, pearson \d\.\d+/);
 });
 
 Deno.test("runFinetune() leaves no tensor behind", async () => {

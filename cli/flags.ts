@@ -1,10 +1,11 @@
 /** The flags that several verbs share, declared once. Defaults stand in `options.ts`, so that recipes can set them. */
 import type { Flags } from "./arguments.ts";
+import { adapterFlags } from "./finetune_method_options.ts";
 import { DEFAULTS, METHODS, SCHEDULES } from "./options.ts";
 
 export { optimizerFlags } from "./optimizer_flags.ts";
 
-const GROUPS = { model: "Model and data", schedule: "Schedule", device: "Device", run: "Run" };
+const GROUPS = { model: "Model and data", relora: "ReLoRA", schedule: "Schedule", device: "Device", run: "Run" };
 
 /** Which device computes, and how. */
 export const deviceFlags = {
@@ -94,7 +95,8 @@ export const modelFlags = {
   model: {
     type: "string",
     value: "NAME|FOLDER",
-    help: "llama-9m ... llama-7b, roberta-2m, roberta-base, roberta-large, or a Hugging Face folder",
+    help: "llama-9m ... llama-7b, roberta-2m, roberta-base, roberta-large, vit-0.2m, vit-tiny-16, vit-base-16, ..., " +
+      "or a Hugging Face folder",
     defaultHelp: DEFAULTS.model,
     group: GROUPS.model,
   },
@@ -109,15 +111,26 @@ export const modelFlags = {
   method: {
     type: "string",
     choices: METHODS,
-    help: "train matrices whole, or as factors W = BA of --rank from scratch",
+    help: "train matrices whole, as factors W = BA of --rank from scratch, or by factors that are folded in",
     defaultHelp: DEFAULTS.method,
     group: GROUPS.model,
+  },
+  reloraEvery: { ...adapterFlags.reloraEvery, group: GROUPS.relora },
+  reloraWarmup: { ...adapterFlags.reloraWarmup, group: GROUPS.relora },
+  reloraReset: { ...adapterFlags.reloraReset, group: GROUPS.relora },
+  reloraPrune: { ...adapterFlags.reloraPrune, group: GROUPS.relora },
+  alpha: {
+    type: "number",
+    above: 0,
+    help: "relora: the product of factors counts alpha / rank",
+    defaultHelp: String(DEFAULTS.alpha),
+    group: GROUPS.relora,
   },
   batch: {
     type: "number",
     integer: true,
     min: 1,
-    help: "sequences to a batch",
+    help: "sequences, or images, to a batch",
     defaultHelp: String(DEFAULTS.batch),
     group: GROUPS.model,
   },
@@ -148,7 +161,8 @@ export const dataFlags = {
   data: {
     type: "strings",
     value: "PATH",
-    help: "text (.txt, .jsonl, .jsonl.gz; may be given many times), or one token store (folder or URL)",
+    help:
+      "text (.txt, .jsonl, .jsonl.gz; may be given many times), one token store (folder or URL), or of images for a ViT",
     group: GROUPS.model,
   },
   tokenizer: {

@@ -5,6 +5,7 @@
  * @module
  */
 import { formatHelp, UsageError, type Verb, wantsHelp } from "./arguments.ts";
+import { complete, completeVerb } from "./complete.ts";
 import { doctor, doctorVerb } from "./doctor.ts";
 import { evaluateVerb, evalVerb } from "./eval.ts";
 import { finetune, finetuneVerb } from "./finetune.ts";
@@ -28,6 +29,7 @@ const COMMANDS: readonly Command[] = [
   { verb: prepareVerb, help: () => formatHelp(prepareVerb), run: prepare },
   { verb: evalVerb, help: () => formatHelp(evalVerb), run: evaluateVerb },
   { verb: generateVerb, help: () => formatHelp(generateVerb), run: generate },
+  { verb: completeVerb, help: () => formatHelp(completeVerb), run: complete },
   { verb: planVerb, help: () => formatHelp(planVerb), run: plan },
   { verb: verifyVerb, help: () => formatHelp(verifyVerb), run: verify },
   { verb: doctorVerb, help: () => formatHelp(doctorVerb), run: doctor },

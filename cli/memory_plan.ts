@@ -22,7 +22,7 @@ import { chooseOptimizer, driverOptions } from "./optimizer_choice.ts";
 import { isProjecting, resolveBasis, STRATEGIES } from "./optimizer_family.ts";
 import type { OptimizerOptions, Run } from "./options.ts";
 import { plannedBasis } from "./plan_basis.ts";
-import { trainLoop } from "./trainer.ts";
+import { planSteps } from "./plan_steps.ts";
 
 /** Bytes by purpose. */
 export interface MemoryPlan {
@@ -60,7 +60,7 @@ export interface PlanRequest
 }
 
 /** What a plan takes from a device. */
-type PlannedDevice = Pick<Device, "kind" | "adapter"> & {
+export type PlannedDevice = Pick<Device, "kind" | "adapter"> & {
   /** The GPU's own choices. */
   readonly gpu?: { readonly subgroups: boolean; readonly tiles: { entries(): Record<string, string> } };
 };
@@ -80,17 +80,20 @@ export async function planMemory(config: ModelConfig, request: PlanRequest): Pro
   using backend = open();
   using params = new Params(backend);
   for (const [name, { shape }] of method.weights) params.set(name, own(empty(backend, shape, dtype, name)));
+  using base = method.frozen && plannedBase(params, method.frozen, dtype);
   using optimizer = await plannedOptimizer(request, { params, method, config, open });
-  const [first, second, third] = await planSteps(request, { params, method, config, optimizer, backend });
+  const [first, second, third] = await stepsOf(request, { params, base, method, config, optimizer, backend });
   const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
-  const standing = params.bytes + optimizerBytes + projectorBytes;
+  const frozen = [...method.frozen?.values() ?? []].reduce((sum, { shape }) => sum + sizeOf(shape), 0);
+  const weightBytes = params.bytes + bytesFor(dtype, frozen);
+  const standing = weightBytes + optimizerBytes + projectorBytes;
   // staggered, only the first step has every gradient in full; layer by layer there is one at a time
   const worst = request.refresh === "together" || request.perLayer ? [first, second, third] : [first, second];
   const projected = [...method.weights].filter(([name]) => method.projected.test(name));
   return {
-    parameters: params.size,
+    parameters: params.size + frozen,
     projectedParameters: projected.reduce((sum, [, { shape }]) => sum + sizeOf(shape), 0),
-    weightBytes: params.bytes,
+    weightBytes,
     gradientBytes: second.staged,
     refreshGradientBytes: first.staged,
     optimizerBytes,
@@ -103,8 +106,18 @@ export async function planMemory(config: ModelConfig, request: PlanRequest): Pro
   };
 }
 
+/** Every weight of a model of which the frozen ones are not trained. */
+function plannedBase(params: Params, frozen: NonNullable<Method["frozen"]>, dtype: PlanRequest["dtype"]): Params {
+  const base = new Params(params.backend);
+  for (const [name, { shape }] of frozen) base.set(name, own(empty(params.backend, shape, dtype, name)));
+  for (const [name, tensor] of params.entries()) if (!/\.lora_[AB]\./.test(name)) base.set(name, tensor.retained());
+  base.freeze(base.names());
+  return base;
+}
+
 interface PlannedParts {
   readonly params: Params;
+  readonly base?: Params;
   readonly method: Method;
   readonly config: ModelConfig;
 }
@@ -137,56 +150,15 @@ export function rankOf({ rank }: Pick<Run, "rank">, { hidden_size }: Pick<ModelC
   return rank ?? Math.max(1, Math.floor(hidden_size / 4));
 }
 
-interface StepPlan {
-  peak: number;
-  held: number;
-  /** Most that was staged at once, or the largest gradient where each is used up as it comes. */
-  staged: number;
-}
-
-async function planSteps(
+async function stepsOf(
   { batch, seq: length, seed, checkpointActivations: recompute, perLayer, clip }: PlanRequest,
-  { params, method, config, optimizer, backend }: PlannedParts & { optimizer: Optimizer; backend: DryBackend },
-): Promise<StepPlan[]> {
-  const steps: StepPlan[] = [];
-  const watched = watchStaged(optimizer, perLayer && !clip);
+  { params, base, method, config, optimizer, backend }: PlannedParts & { optimizer: Optimizer; backend: DryBackend },
+) {
   const seq = rowLength(config, length);
   const rows = { batch, seq, tokens: new Uint32Array(batch * (seq + 1)) };
   const special = isMasked(config) ? plannedTokens(config) : undefined;
-  const { loss } = makeObjective(backend, method.view(params), config, { seed, recompute, special });
-  const parts = { backend, params, optimizer, loss };
-  await trainLoop({ ...parts, nextBatch: () => Promise.resolve(rows) }, {
-    startStep: 0,
-    startTokens: 0,
-    steps: 3,
-    afterSteps: ([row]) => {
-      steps.push({ peak: row.memoryBytes, held: backend.peakHeld(), staged: watched.take() });
-      return Promise.resolve(false);
-    },
-  });
-  return steps;
-}
-
-/** Listens to what backward hands to an optimizer; where each gradient is used up as it comes, the largest counts. */
-function watchStaged(optimizer: Optimizer, isUsedUp: boolean): { take(): number } {
-  const stage = optimizer.stage;
-  let most = 0;
-  const listening: Optimizer["stage"] = (name, gradient) => {
-    stage(name, gradient);
-    let staged = isUsedUp ? bytesOf(gradient) : 0;
-    if (!isUsedUp) {
-      for (const leaf of optimizer.snapshot().leaves.values()) staged += leaf.staged ? bytesOf(leaf.staged) : 0;
-    }
-    most = Math.max(most, staged);
-  };
-  Object.defineProperty(optimizer, "stage", { value: listening });
-  return {
-    take: () => {
-      const bytes = most;
-      most = 0;
-      return bytes;
-    },
-  };
+  const { loss } = makeObjective(backend, method.view(params, base), config, { seed, recompute, special });
+  return await planSteps({ backend, params, optimizer, loss, rows, isUsedUp: perLayer && !clip });
 }
 
 function bytesOf(tensor: Tensor): number {
@@ -196,9 +168,9 @@ function bytesOf(tensor: Tensor): number {
 /** What the paper would print for a run; undefined for optimizers that it has no rule for. */
 function paperPlan(config: ModelConfig, request: PlanRequest): MemoryPlan["paper"] {
   const usual = PAPER_METHODS[request.optimizer];
-  const isFactored = request.method === "lowrank";
+  const isFactored = request.method !== "full";
   if (!usual || isFactored && usual !== "full") return undefined;
-  const method = isFactored ? "low_rank" : usual;
+  const method = isFactored ? FACTORED_METHODS[request.method] : usual;
   const model = modelShapes(weightsOf(config), projectedOf(config));
   const rank = rankOf(request, config);
   const { weights, states } = paperMemory(model, method, rank);
@@ -206,6 +178,9 @@ function paperPlan(config: ModelConfig, request: PlanRequest): MemoryPlan["paper
   const gradientBytes = 2 * (request.perLayer ? largest : elementCounts(model, rank)[isFactored ? "lowRank" : "all"]);
   return { weightBytes: weights, gradientBytes, stateBytes: states };
 }
+
+/** ReLoRA is counted as LoRA: its factors stand beside every weight. */
+const FACTORED_METHODS = { lowrank: "low_rank", relora: "lora", full: "full" } as const;
 
 const PAPER_METHODS: Partial<Record<string, PaperMethod>> = {
   adam: "full",

@@ -2,7 +2,7 @@
  * What a model is pre-trained for, on rows of a token store: the next token (LLaMA), or tokens that are hidden from it
  * (RoBERTa, masked-LM). Where the two differ on the way from rows to a loss, it stands here.
  */
-import { type Backend, foldIn, fromArray, keyOf, type ParamsView, type Tensor } from "../core/mod.ts";
+import { type Backend, foldIn, fromArray, keyOf, type ParamsView, sizeOf, type Tensor } from "../core/mod.ts";
 import type { Tokenizer } from "../data/mod.ts";
 import {
   LLAMA_PROJECTED,
@@ -15,6 +15,7 @@ import {
   robertaFlopsPerToken,
   robertaLoss,
   robertaWeights,
+  type VitConfig,
   type WeightSpec,
 } from "../models/mod.ts";
 import { evaluate, meanLoss, rowsLoss, type TokenRows } from "./evaluation.ts";
@@ -23,8 +24,13 @@ import { evaluate, meanLoss, rowsLoss, type TokenRows } from "./evaluation.ts";
 export type ModelConfig = LlamaConfig | RobertaConfig;
 
 /** Whether a model finds hidden tokens again rather than the next one. */
-export function isMasked(config: ModelConfig): config is RobertaConfig {
-  return "model_type" in config;
+export function isMasked(config: ModelConfig | VitConfig): config is RobertaConfig {
+  return "model_type" in config && !isVision(config);
+}
+
+/** Whether a model tells what images show. */
+export function isVision(config: ModelConfig | VitConfig): config is VitConfig {
+  return "model_type" in config && config.model_type === "vit";
 }
 
 /** Every weight that is pre-trained, under Hugging Face's names. */
@@ -45,14 +51,17 @@ export function rowLength(config: ModelConfig, seq: number): number {
 /** Model FLOP/s of a step: what a hardware utilisation is a part of. `weights` are those that are trained. */
 export function modelFlops(
   config: ModelConfig,
-  { seq, tokensPerSecond, weights }: {
+  { seq, tokensPerSecond, weights, frozen = new Map() }: {
     readonly seq: number;
     readonly tokensPerSecond: number;
     readonly weights?: ReadonlyMap<string, Pick<WeightSpec, "shape">>;
+    /** Matrices that multiply beside those: forward, and for the gradient of what they are given. */
+    readonly frozen?: ReadonlyMap<string, Pick<WeightSpec, "shape">>;
   },
 ): number {
   const each = isMasked(config) ? robertaFlopsPerToken(config, seq) : llamaFlopsPerToken(config, seq, weights);
-  return each * tokensPerSecond;
+  const beside = [...frozen.values()].reduce((sum, { shape }) => sum + 4 * sizeOf(shape), 0);
+  return (each + beside) * tokensPerSecond;
 }
 
 /** The tokens that masking needs, none of which is ever hidden. */

@@ -12,6 +12,7 @@ import {
   type Routing,
   type Rule,
   type Schedule,
+  type ScheduleOptions,
   sidesOf,
   warmupStableDecay,
 } from "../optimizers/mod.ts";
@@ -38,19 +39,28 @@ export interface ChoiceContext {
   readonly dtype: Run["dtype"];
   /** Replaces the basis strategy: the planner's, which computes nothing. */
   readonly basis?: BasisStrategy;
+  /** Rates as multiples of the run's, by name: the first pattern that matches counts, none is 1. */
+  readonly rates?: readonly (readonly [RegExp, number])[];
+  /** In place of the schedule that the options name. */
+  readonly ownSchedule?: (options: ScheduleOptions) => Schedule;
 }
 
 /** Builds the optimizer of a run. @throws RangeError for a warm-up longer than the run. */
 export function chooseOptimizer(options: OptimizerOptions, context: ChoiceContext): OptimizerChoice {
   const learningRate = options.lr ?? DEFAULT_RATES[options.optimizer];
-  const schedule = makeSchedule(options, learningRate, context.steps);
+  const schedule = makeSchedule(options, learningRate, context);
   const rank = rankOf(options, context.hiddenSize);
   const base = familyRouting(options, { ...context, learningRate: schedule, rank: rank ?? 1 });
+  const apart = (context.rates ?? []).flatMap(([pattern, multiple]) => {
+    const learningRate = (step: number) => multiple * schedule(step);
+    const rated = familyRouting(options, { ...context, learningRate, rank: rank ?? 1 });
+    return rated.routes.map(([other, rule]) => [bothPatterns(pattern, other), rule] as const);
+  });
   const frozen = options.freeze.map((pattern) => [freezePattern(pattern), null] as const);
   if ([...context.shapes.keys()].every((name) => frozen.some(([pattern]) => pattern.test(name)))) {
     throw new RangeError("Cannot train: --freeze leaves no parameter to move");
   }
-  const routes = [...frozen, ...base.routes].map(([pattern, rule]) =>
+  const routes = [...frozen, ...apart, ...base.routes].map(([pattern, rule]) =>
     [pattern, rule && context.gradAccum > 1 ? accumulate(context.gradAccum, rule) : rule] as const
   );
   return {
@@ -67,6 +77,11 @@ function freezePattern(pattern: string): RegExp {
   } catch (cause) {
     throw new SyntaxError(`Cannot use --freeze ${pattern}: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** What both patterns match somewhere. */
+function bothPatterns(one: RegExp, other: RegExp): RegExp {
+  return new RegExp(`^(?=[^]*?(?:${one.source}))(?=[^]*?(?:${other.source}))`);
 }
 
 /** A preset's own pattern may be left without parameters by `--freeze`; a user's pattern may not. */
@@ -86,11 +101,16 @@ function rankOf({ optimizer, rank }: OptimizerOptions, hiddenSize: number): numb
   return optimizer === "apollo_mini" ? 1 : rank ?? Math.max(1, Math.floor(hiddenSize / 4));
 }
 
-function makeSchedule({ schedule, warmup, minLr }: OptimizerOptions, peak: number, total: number): Schedule {
+function makeSchedule(
+  { schedule, warmup, minLr }: OptimizerOptions,
+  peak: number,
+  { steps: total, ownSchedule }: ChoiceContext,
+): Schedule {
   const options = { peak, warmup: warmup ?? Math.round(total / 10), total, minimum: minLr * peak };
   if (options.warmup > total) {
     throw new RangeError(`Cannot warm up for ${options.warmup} steps: the run has ${total}`);
   }
+  if (ownSchedule) return ownSchedule(options);
   switch (schedule) {
     case "cosine":
       return cosine(options);

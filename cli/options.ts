@@ -4,6 +4,8 @@
  * A recipe is a module, `export default { ... } satisfies Run`; a variant is a function of a base recipe.
  */
 import type { Convention, ProjType, RefreshMode, Rounding } from "../optimizers/mod.ts";
+import type { ReloraOptions } from "./relora.ts";
+import type { ImageOptions } from "./vision_options.ts";
 
 /** Optimizers by the names that users know. */
 export const OPTIMIZERS = [
@@ -45,8 +47,8 @@ export const STATES = ["auto", "f32", "bf16", "8bit"] as const;
 /** One of `STATES`. */
 export type StatesName = typeof STATES[number];
 
-/** What is trained of each projected matrix: all of it, or factors W = B A of a rank. */
-export const METHODS = ["full", "lowrank"] as const;
+/** What is trained of each projected matrix: all of it, factors W = B A of a rank, or such beside it, folded in at times. */
+export const METHODS = ["full", "lowrank", "relora"] as const;
 /** One of `METHODS`. */
 export type MethodName = typeof METHODS[number];
 
@@ -108,10 +110,10 @@ export interface OptimizerOptions {
 }
 
 /** Everything that decides a training run. */
-export interface Run extends OptimizerOptions {
-  /** A built-in name (llama-9m ... llama-7b, roberta-2m, roberta-base, roberta-large) or a Hugging Face folder. */
+export interface Run extends OptimizerOptions, ReloraOptions, Partial<ImageOptions> {
+  /** A built-in name (llama-9m ... llama-7b, roberta-2m, roberta-base, vit-0.2m, vit-base-16, ...) or a Hugging Face folder. */
   readonly model: string;
-  /** Text files, or one token store (folder or URL). */
+  /** Text files, or one token store (folder or URL); of a ViT, one store of images. */
   readonly data: readonly string[];
   /** `byte`, `masked-byte`, or a folder. Default: the model folder's, else byte, for a RoBERTa with a mask. */
   readonly tokenizer?: string;
@@ -119,8 +121,10 @@ export interface Run extends OptimizerOptions {
   readonly vocab?: number;
   /** Part of the text, at its end, that is held out. */
   readonly holdOut: number;
-  /** Whether matrices are trained whole, or as factors from the start. With factors, AdamW is the default optimizer. */
+  /** Whether matrices are trained whole, or by factors. With factors, AdamW is the default optimizer. */
   readonly method: MethodName;
+  /** ReLoRA: the product of factors counts alpha / rank. */
+  readonly alpha: number;
   readonly batch: number;
   readonly seq: number;
   readonly gradAccum: number;
@@ -136,7 +140,6 @@ export interface Run extends OptimizerOptions {
   readonly memoryLimit?: number;
   /** Whether a GPU's matmul designs are measured once. */
   readonly autotune: "on" | "off";
-  readonly seed: number;
   readonly out?: string;
   readonly logEvery: number;
   /** Steps between evaluations; 0: only at the end. */
@@ -184,6 +187,8 @@ export const DEFAULTS: Run = {
   rounding: "stochastic",
   holdOut: 0.1,
   method: "full",
+  alpha: 32,
+  reloraReset: "magnitude",
   batch: 16,
   seq: 128,
   gradAccum: 1,

@@ -1,4 +1,4 @@
-/** `plan`: the memory of a training run before it starts, of every optimizer beside it, and what fits into a budget. */
+/** `plan`: the memory of a run before it starts, of every optimizer beside it, and what fits into a budget. */
 import { formatBytes, isHalf } from "../core/mod.ts";
 import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
 import { findGpu } from "./device.ts";
@@ -8,8 +8,9 @@ import { planMemory, planRows, rankOf } from "./memory_plan.ts";
 import { isBuiltIn, plannedConfig } from "./model_source.ts";
 import type { ModelConfig } from "./objective.ts";
 import { isProjecting } from "./optimizer_family.ts";
-import type { Run } from "./options.ts";
+import { DEFAULTS, type Run } from "./options.ts";
 import { compareOptimizers, compareRows } from "./plan_compare.ts";
+import { isFinetunePlan, planFinetuneFlags, planMethods, planTask } from "./plan_finetune.ts";
 import { findFits, type Fit } from "./plan_fit.ts";
 import { resolveRun } from "./recipe.ts";
 import { kebab } from "./verbs.ts";
@@ -22,13 +23,24 @@ export const planVerb = defineVerb({
     "deno task plan --model llama-1b --rank 512 --batch 4 --seq 256",
     "deno task plan --model llama-7b --dtype bf16 --rank 1024 --batch 1 --seq 256 --compare",
     "deno task plan --model llama-7b --seq 256 --fit 24GB",
+    "deno task plan --model roberta-base --task sst2 --method lora --rank 4",
+    "deno task plan --model vit-base-16 --method vpt-deep --prompts 50",
+    "deno task plan --model roberta-base --task glue --max-length 512 --compare",
   ],
   flags: {
     ...modelFlags,
+    method: {
+      type: "string",
+      choices: planMethods,
+      help: "train matrices whole, or as factors W = BA of --rank from scratch; or a way to fine-tune",
+      defaultHelp: DEFAULTS.method,
+      group: modelFlags.method.group,
+    },
+    ...planFinetuneFlags,
     ...optimizerFlags,
     ...scheduleFlags,
     device: deviceFlags.device,
-    compare: { type: "boolean", help: "every optimizer, for this model and rank" },
+    compare: { type: "boolean", help: "every optimizer for this model and rank; with --task, ways to fine-tune" },
     fit: { type: "bytes", min: 1, help: "set-ups that fit, as commands; what is not given is chosen" },
     json: { type: "boolean", help: "print one JSON object" },
   },
@@ -39,7 +51,13 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
   const parsed = parseVerb(planVerb, argv);
   const { json, compare, fit } = parsed.options;
   if (compare && fit !== undefined) throw new UsageError("Cannot use --compare with --fit: choose one");
-  const { json: _json, compare: _compare, fit: _fit, ...given } = givenOptions(parsed);
+  const { json: _json, compare: _compare, fit: _fit, ...asked } = givenOptions(parsed);
+  if (await isFinetunePlan(asked)) {
+    if (fit !== undefined) throw new UsageError("Cannot use --fit with --task: it proposes runs of training");
+    const policy = await deviceOf({ device: DEFAULTS.device, dtype: "f32", ...asked }, false);
+    return await planTask(asked, { policy, compare, json }, output);
+  }
+  const given = asked as Partial<Run>;
   const run = await resolveRun({ ...given, data: [] });
   const config = await plannedConfig(run);
   const policy = await deviceOf(run, fit !== undefined);
@@ -57,7 +75,7 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
   const share = 100 * memory.projectedParameters / memory.parameters;
   output.out(
     `${run.model}: ${memory.parameters.toLocaleString("en-US")} weights, ${share.toFixed(0)}% in ${
-      run.method === "full" ? "projected matrices" : "factors W = BA"
+      run.method === "full" ? "projected matrices" : `factors W ${run.method === "relora" ? "+" : "="} BA`
     }`,
   );
   output.out(describeRun(run, config, policy));
@@ -66,7 +84,7 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
 }
 
 /** Where the run would be computed: `auto` takes a GPU that is found, and one in mind where only a GPU will do. */
-async function deviceOf(run: Run, isSearch: boolean): Promise<"cpu" | "webgpu"> {
+async function deviceOf(run: Pick<Run, "device" | "dtype">, isSearch: boolean): Promise<"cpu" | "webgpu"> {
   if (run.device !== "auto") {
     if (run.device === "cpu" && isHalf(run.dtype)) {
       throw new RangeError(`Cannot train in ${run.dtype} on the CPU: use --dtype f32`);

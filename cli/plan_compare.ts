@@ -15,7 +15,7 @@ export interface Compared {
 export async function compareOptimizers(config: ModelConfig, request: PlanRequest): Promise<Compared[]> {
   const compared: Compared[] = [];
   for (const optimizer of OPTIMIZERS) {
-    if (request.method === "lowrank" && isProjecting(optimizer)) continue;
+    if (request.method !== "full" && isProjecting(optimizer)) continue;
     compared.push({ optimizer, plan: await planMemory(config, { ...request, optimizer }) });
   }
   return compared.sort((a, b) => b.plan.peakBytes - a.plan.peakBytes);

@@ -5,6 +5,7 @@ import { exists } from "./files.ts";
 import { dataFlags, deviceFlags, modelFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import { DEFAULTS, type Run } from "./options.ts";
 import { kebab } from "./verbs.ts";
+import { imageFlags } from "./vision_options.ts";
 
 /**
  * The run that flags, recipe, an earlier start and defaults make together.
@@ -16,7 +17,8 @@ import { kebab } from "./verbs.ts";
 export async function resolveRun(flags: Partial<Run>, recipePath?: string, saved: Partial<Run> = {}): Promise<Run> {
   const recipe: Partial<Run> = recipePath ? await loadRecipe(recipePath, FIELDS, flags) : {};
   const asked = { ...saved, ...recipe, ...flags };
-  const optimizer = asked.method === "lowrank" ? "adamw" : DEFAULTS.optimizer; // factors need no projection
+  const { method = DEFAULTS.method } = asked;
+  const optimizer = method === "full" ? DEFAULTS.optimizer : "adamw"; // factors need no projection
   return { ...DEFAULTS, optimizer, ...asked };
 }
 
@@ -61,6 +63,7 @@ const FIELDS = {
   ...scheduleFlags,
   ...deviceFlags,
   ...outcomeFlags,
+  ...imageFlags,
 };
 
 /** Fields as flags would set them: a recipe may say what a flag may, and no more. */

@@ -5,6 +5,7 @@
 import { writeFileDurably } from "./durable.ts";
 import { formatBytes, formatDuration, formatNumber } from "./log.ts";
 import { type EvaluationRow, isStepRow, type MetricsRow, type StepRow } from "./metrics.ts";
+import { imagesHtml, type ReportConfusion, type ReportPictures } from "./report_images.ts";
 import { pageHtml } from "./report_page.ts";
 import { escapeText, type PlotOptions, plotSvg, type Point, type Series } from "./report_plot.ts";
 
@@ -34,6 +35,10 @@ export interface ReportData {
   /** Losses to compare with, in nats a token: dashed lines in the loss plot. */
   readonly baselines?: readonly { readonly name: string; readonly loss: number }[];
   readonly tables?: readonly ReportTable[];
+  /** Images with what a model says of them. */
+  readonly pictures?: ReportPictures;
+  /** What a model takes for what. */
+  readonly confusion?: ReportConfusion;
   readonly samples?: readonly { readonly title?: string; readonly prompt?: string; readonly text: string }[];
   /** Events: vertical lines in the loss plot. */
   readonly markers?: readonly { readonly x: number; readonly label: string }[];
@@ -56,6 +61,7 @@ export function reportHtml(data: ReportData): string {
     lossFigure(data, steps, evaluations),
     smallFigures(steps, evaluations),
     baselineTable(data, evaluations),
+    imagesHtml(data.pictures, data.confusion),
     ...(data.samples?.length ? [samples(data.samples)] : []),
     ...(data.tables ?? []).map(table),
     config(data),

@@ -68,6 +68,7 @@ export function identityOf({ run, model, method, data, tokenizer, choice }: Trai
     rounding,
     seed,
     freeze,
+    ...(method.lora ? { alpha: run.alpha } : {}),
     tokenizer: tokenizer.hash,
     tokens: data.store.info.tokens,
     holdOut: data.store.info.holdOut,

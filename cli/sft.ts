@@ -75,7 +75,7 @@ export async function openSft(run: Finetune, output: Output): Promise<Subject<Sf
   return {
     ...{ task: SFT, modelType: "llama", peftTask: "CAUSAL_LM", modulesToSave: [] },
     ...{ config, projected: LLAMA_PROJECTED, unit: "rows", lossUnit: "loss, nats a token of answers" },
-    tokenizer: withTemplate(tokenizer, template),
+    files: filesWith(tokenizer, template),
     batchesAnEpoch: Math.ceil(train.rows / run.batch),
     selectBy: { name: "perplexity", isHigher: false },
     words: {
@@ -84,7 +84,7 @@ export async function openSft(run: Finetune, output: Output): Promise<Subject<Sf
         `${(100 * train.counted / (train.rows * seq)).toFixed(0)}% are learned; ${many(data.held)} held out`,
     },
     resolved: { seq },
-    identity: { data: data.hash, seq, truncate: run.truncate },
+    identity: { tokenizer: tokenizer.hash, data: data.hash, seq, truncate: run.truncate },
     load: async (backend) => (await loadModel(backend, folder)).params,
     epoch: (epoch, start) => epochOf(train, run, epoch, start),
     loss: (view, rows, options) => answerLoss(view, config, rows, options),
@@ -99,10 +99,10 @@ export async function openTemplate(model: string, output: Pick<Output, "err">): 
   return own ?? new ChatTemplate(PLAIN_CHAT_TEMPLATE);
 }
 
-/** The tokenizer with files that say the template, where they did not. */
-function withTemplate(tokenizer: Tokenizer, { source }: ChatTemplate): Tokenizer {
-  if (source !== PLAIN_CHAT_TEMPLATE || tokenizer.files.has(TEMPLATE_FILE)) return tokenizer;
-  return { ...tokenizer, files: new Map([...tokenizer.files, [TEMPLATE_FILE, new TextEncoder().encode(source)]]) };
+/** The tokenizer's files, and one that says the template where they did not. */
+function filesWith({ files }: Tokenizer, { source }: ChatTemplate): ReadonlyMap<string, Uint8Array> {
+  if (source !== PLAIN_CHAT_TEMPLATE || files.has(TEMPLATE_FILE)) return files;
+  return new Map([...files, [TEMPLATE_FILE, new TextEncoder().encode(source)]]);
 }
 
 /** What conversations become rows by. */

@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/mod.ts";
 import { fromArray, noGrad, type Params, scope, type Tensor } from "../core/mod.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
-import { byteTokenizer, loadChatTemplate, PLAIN_CHAT_TEMPLATE, readChat } from "../data/mod.ts";
+import { byteTokenizer, loadChatTemplate, loadTokenizer, PLAIN_CHAT_TEMPLATE, readChat } from "../data/mod.ts";
 import { llama, type LlamaConfig, loadPeft } from "../models/mod.ts";
 import { loadConfig, loadModel } from "./checkpoint.ts";
 import { FileFolder } from "./files.ts";
@@ -139,7 +139,7 @@ Deno.test("openSft() counts the tokens of answers and no other in the loss, pack
   assert.equal(subject.batchesAnEpoch, 2);
   const batches = new EpochBatches(subject, 0);
   for (let i = 0; i < 2; i++) {
-    const rows = batches.next() as SftRows;
+    const rows = await batches.next() as SftRows;
     const members = chats.filter(({ ids }) => String([...rows.tokens]).includes(String(ids)));
     assert.equal(members.length, 2);
     const first = String([...rows.tokens]).startsWith(String(members[0].ids)) ? members : members.reverse();
@@ -202,7 +202,11 @@ Deno.test("finetune() takes the chat template of the model's folder", async () =
   const subject = await openSft(toyRun({ seq: 64 }), memoryOutput());
   const [question, answer] = TINY_CHAT[0];
   const first = `[user]${question}<|endoftext|>[assistant]${answer}<|endoftext|>`;
-  const texts = [0, 1].map((place) => subject.tokenizer.decode(subject.epoch(0, place).next().value?.tokens ?? []));
+  const tokenizer = await loadTokenizer("base");
+  const texts = await Promise.all([0, 1].map(async (place) => {
+    const { value } = await subject.epoch(0, place).next();
+    return tokenizer.decode((value as SftRows | undefined)?.tokens ?? []);
+  }));
   assert.ok(texts.some((text) => text.includes(first)), `${texts}`);
   const { err } = await finetune(workspace, "--epochs 1 --out run");
   assert.doesNotMatch(err, /no chat template/);

@@ -7,24 +7,34 @@ import { FileFolder } from "./files.ts";
 import { dataFlags, deviceFlags, modelFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRequest, planRows } from "./memory_plan.ts";
+import type { Run } from "./options.ts";
 import { resolveRun } from "./recipe.ts";
+import { restoreRelora } from "./relora.ts";
 import { checkIdentity, identityOf, readRun } from "./resume.ts";
 import { checkUnused, latestCheckpoint, resumeRun, type RunFolder } from "./run_folder.ts";
 import { trainLoop } from "./trainer.ts";
+import { trainVision, withoutText } from "./train_vision.ts";
 import { runTraining } from "./training_run.ts";
-import { prepareTraining, printSetup, type TrainingSetup } from "./training_setup.ts";
+import { prepareTraining, printSetup, reloraParts, type TrainingSetup } from "./training_setup.ts";
+import { kebab } from "./verbs.ts";
+import { isVitModel } from "./vision_model.ts";
+import { imageFlags } from "./vision_options.ts";
 
 /** The verb's flags. */
 export const trainVerb = defineVerb({
   name: "train",
-  summary: "trains a LLaMA or a RoBERTa, with GaLore unless told otherwise; without flags, on TypeScript declarations",
+  summary:
+    "trains a LLaMA, a RoBERTa or a ViT, with GaLore unless told otherwise; without flags, on TypeScript declarations",
   example: [
     "deno task train",
     "deno task train --model llama-60m --data corpus.jsonl --tokenizer ./gpt2 --rank 128 --steps 2000 --save-every 200",
     "deno task train --model roberta-2m --data corpus.txt --optimizer adamw --steps 2000",
+    "deno task train --model vit-0.2m --data mnist.zarr --batch 64 --steps 1000",
     "deno task train --resume runs/llama-60m-galore_adamw-20261123-101500",
   ],
-  flags: { ...modelFlags, ...dataFlags, ...optimizerFlags, ...scheduleFlags, ...deviceFlags, ...runFlags },
+  flags: {
+    ...{ ...modelFlags, ...dataFlags, ...imageFlags, ...optimizerFlags, ...scheduleFlags, ...deviceFlags, ...runFlags },
+  },
 });
 
 /** Runs the verb. */
@@ -36,17 +46,41 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
     throw new UsageError("Cannot use --out with --resume: a run goes on in its own folder");
   }
   using folder = resume === undefined ? undefined : await resumeRun(resume);
-  const saved = folder ? await readRun(folder) : {};
+  const saved = folder ? await readTraining(folder) : {};
   const run = await resolveRun(flags, config, saved);
   if (!folder && run.out !== undefined && !dryRun) await checkUnused(run.out);
+  if (await isVitModel(run.model)) {
+    if (dryRun) throw new RangeError("Cannot use --dry-run with a ViT: deno task plan says what it needs");
+    return await trainVision(run, folder, output);
+  }
+  checkNoImages(run);
   const setup = await prepareTraining(run, output);
   using _backend = setup.backend;
+  using _base = setup.base;
   using _params = setup.params;
   using _optimizer = setup.optimizer;
   printSetup(setup, output);
   if (dryRun) return await dryRunOnce(setup, output);
   const resumed = folder ? await restore(folder, setup, output) : undefined;
   await runTraining(setup, { folder, resumed }, output);
+}
+
+/** The options of a run of this verb. @throws RangeError for one of fine-tuning */
+async function readTraining(folder: RunFolder): Promise<Partial<Run>> {
+  const run: Partial<Run> & { readonly task?: string } = await readRun(folder);
+  // runs on images name their task; only those of this verb count steps
+  if (run.task === undefined) return run;
+  if (run.steps !== undefined) return withoutText(run);
+  throw new RangeError(
+    `Cannot resume ${folder.path}: it is a fine-tuning run; deno task finetune --resume goes on with it`,
+  );
+}
+
+/** @throws RangeError for options that only a ViT has a use for */
+function checkNoImages(run: Run): void {
+  const stray = (Object.keys(imageFlags) as (keyof typeof imageFlags)[]).find((key) => run[key]);
+  if (stray === undefined) return;
+  throw new RangeError(`Cannot use --${kebab(stray)} to train ${run.model}: it is for images, and a ViT`);
 }
 
 async function dryRunOnce(setup: TrainingSetup, output: Output): Promise<void> {
@@ -82,7 +116,8 @@ async function restore(folder: RunFolder, setup: TrainingSetup, output: Output):
       `warning: the run was computed with ${state.kernelPath}, now with ${setup.backend.kernelPath}: last bits may differ`,
     );
   }
-  await loadParams(checkpoint, setup.params);
+  const parts = reloraParts(setup);
+  await (parts ? restoreRelora(checkpoint, parts) : loadParams(checkpoint, setup.params));
   await loadOptimizer(checkpoint, setup.optimizer, setup.backend);
   return state;
 }

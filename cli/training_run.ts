@@ -1,6 +1,6 @@
 /** A training run from its first step to its report: logs, metrics, evaluations, samples, checkpoints, signals. */
 import type { TrainingState } from "./checkpoint.ts";
-import { saveModel, saveTraining } from "./checkpoint.ts";
+import { saveTraining } from "./checkpoint.ts";
 import { Batches, CorruptDataError } from "../data/mod.ts";
 import { reportBases, type State } from "../optimizers/mod.ts";
 import { DiskFullError, writeFolderDurably } from "./durable.ts";
@@ -17,7 +17,7 @@ import { identityOf } from "./resume.ts";
 import { checkpointName, createRun, pruneCheckpoints, type RunFolder } from "./run_folder.ts";
 import { generateTokens } from "./sampling.ts";
 import { StopWatch } from "./signals.ts";
-import { parameterRows, type TrainingSetup } from "./training_setup.ts";
+import { parameterRows, reloraParts, saveWeights, type TrainingSetup } from "./training_setup.ts";
 import { trainLoop } from "./trainer.ts";
 
 /** Where a run begins: anew, or in the folder and state of an earlier one. */
@@ -144,21 +144,24 @@ class Session implements Disposable {
   }
 
   #log(row: StepRow, peak: number): void {
-    const { model, run, method } = this.setup;
+    const { model, run, method: { weights, frozen } } = this.setup;
     const { tokensPerSecond } = row;
-    const mfu = modelFlops(model.config, { seq: run.seq, tokensPerSecond, weights: method.weights }) / peak;
+    const mfu = modelFlops(model.config, { seq: run.seq, tokensPerSecond, weights, frozen }) / peak;
     this.output.err(formatStep({ ...row, steps: run.steps, mfu }));
   }
 
   /** What is due after a step, in order; the end has its own. */
   #occasionsAt(step: number): (() => Promise<void>)[] {
-    const { evalEvery, sampleEvery, saveEvery, steps } = this.setup.run;
-    const occasions: [number, () => Promise<void>][] = [
-      [evalEvery, () => this.#evaluate()],
-      [sampleEvery, () => this.#sample()],
-      [saveEvery, () => this.#saveOrWarn()],
+    const { run: { evalEvery, sampleEvery, saveEvery, steps }, restarts, optimizer } = this.setup;
+    if (step === steps) return [];
+    const isEvery = (every: number) => every > 0 && step % every === 0;
+    const occasions: [boolean | undefined, () => Promise<void>][] = [
+      [restarts?.isDue(step), async () => this.#tell(await restarts!.run(reloraParts(this.setup)!, step, optimizer))],
+      [isEvery(evalEvery), () => this.#evaluate()],
+      [isEvery(sampleEvery), () => this.#sample()],
+      [isEvery(saveEvery), () => this.#saveOrWarn()],
     ];
-    return occasions.filter(([every]) => every > 0 && step % every === 0 && step !== steps).map(([, run]) => run);
+    return occasions.filter(([isDue]) => isDue).map(([, run]) => run);
   }
 
   async #evaluate(): Promise<void> {
@@ -169,7 +172,11 @@ class Session implements Disposable {
     const { loss } = await objective.evaluate(splitBatches(data.path, rows, options));
     this.#validation = loss;
     this.metrics.append({ step: this.#step, validationLoss: loss });
-    this.output.err(`step ${String(this.#step).padStart(4)} | held-out loss ${loss.toFixed(4)} ${this.#unit}`);
+    this.#tell(`held-out loss ${loss.toFixed(4)} ${this.#unit}`);
+  }
+
+  #tell(what: string): void {
+    this.output.err(`step ${String(this.#step).padStart(4)} | ${what}`);
   }
 
   get #unit(): string {
@@ -190,9 +197,9 @@ class Session implements Disposable {
 
   async #save(): Promise<void> {
     if (this.#savedAt === this.#step) return;
-    const { params, model, tokenizer, optimizer, backend, run } = this.setup;
+    const { optimizer, backend, run } = this.setup;
     const path = await writeFolderDurably(this.folder.checkpoints, checkpointName(this.#step), async (writer) => {
-      await saveModel(writer, params, model.config, tokenizer.files);
+      await saveWeights(writer, this.setup);
       await saveTraining(writer, optimizer, {
         step: this.#step,
         sequences: this.#sequences,
@@ -273,13 +280,13 @@ class Session implements Disposable {
   }
 
   async #report(rows: readonly MetricsRow[], baselines: readonly Baseline[]): Promise<void> {
-    const { run, model, method, params, backend, choice } = this.setup;
+    const { run, model, method, params, base = params, backend, choice } = this.setup;
     const [head, ...body] = parameterRows(this.setup);
-    const factors = method.rank === undefined ? "" : `, W = BA of rank ${method.rank}`;
+    const factors = run.method === "full" ? "" : `, ${method.words}`;
     const rank = choice.rank === undefined ? factors : `, rank ${choice.rank}`;
     await writeReport(this.folder.report, {
       title: this.folder.name,
-      subtitle: `${model.name}, ${params.size.toLocaleString("en-US")} weights, ${run.optimizer}${rank}, ` +
+      subtitle: `${model.name}, ${base.size.toLocaleString("en-US")} weights, ${run.optimizer}${rank}, ` +
         `batch ${run.batch * run.gradAccum} x ${run.seq}, on ${run.data.join(", ")}`,
       rows,
       lossUnit: `loss, ${this.#unit}`,

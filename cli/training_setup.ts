@@ -1,7 +1,9 @@
 /** What a training run is made of, opened and printed: device, data, model, weights, optimizer. */
 import { formatBytes, isHalf, OutOfMemoryError, type Params, type ParamsView } from "../core/mod.ts";
 import type { Tokenizer } from "../data/mod.ts";
+import { type FolderWriter, loraMergedWeights } from "../models/mod.ts";
 import { Optimizer } from "../optimizers/mod.ts";
+import { saveModel } from "./checkpoint.ts";
 import { chooseTokenizer, type DataSource, DEFAULT_TEXT, openData } from "./data_source.ts";
 import { type Device, largestTensorOf, openDevice } from "./device.ts";
 import { exists } from "./files.ts";
@@ -13,6 +15,7 @@ import { isMasked, makeObjective, type Objective, rowLength } from "./objective.
 import { chooseOptimizer, driverOptions, type OptimizerChoice, parameterTable } from "./optimizer_choice.ts";
 import { resolveBasis } from "./optimizer_family.ts";
 import type { OptimizerOptions, Run } from "./options.ts";
+import { type ReloraParts, type Restarts, restartsOf, saveRelora, splitForRelora } from "./relora.ts";
 
 /** Everything that a run needs, opened. */
 export interface TrainingSetup {
@@ -23,7 +26,12 @@ export interface TrainingSetup {
   readonly tokenizer: Tokenizer;
   readonly model: ModelSource;
   readonly method: Method;
+  /** What is trained. */
   readonly params: Params;
+  /** Every weight of the model, where what is trained stands beside them. */
+  readonly base?: Params;
+  /** When what is trained is folded into them. */
+  readonly restarts?: Restarts;
   /** The weights as the model sees them. */
   readonly view: ParamsView;
   /** From rows to losses. */
@@ -55,27 +63,44 @@ export async function prepareTraining(asked: Run, output: Output): Promise<Train
     const data = await openData({ ...request, seq, added: run.seq - seq }, tokenizer);
     const method = resolveMethod(run, model.config);
     const shapes = new Map([...method.weights].map(([name, { shape }]) => [name, shape]));
+    const restarts = method.lora && restartsOf(run, run.steps);
     const choice = chooseOptimizer(run, {
       steps: run.steps,
       gradAccum: run.gradAccum,
       seed: run.seed,
       dtype: run.dtype,
       shapes,
-      projected: method.projected,
+      ...{ projected: method.projected, ownSchedule: restarts?.schedule },
       hiddenSize: model.config.hidden_size,
     });
     checkMethod(method, choice, run.optimizer);
-    const params = await makeParams(backend, model, { ...run, rank: method.rank });
+    const made = await makeParams(backend, model, { ...run, rank: method.rank });
+    const [params, base] = method.lora ? [splitForRelora(made, method.lora, run), made] : [made];
     const optimizer = new Optimizer(params, choice.routing, driverOptions(run, backend));
     for (const note of choice.notes) output.err(`note: ${note}`);
-    const view = method.view(params);
+    const view = method.view(params, base);
     const { seed, checkpointActivations: recompute } = run;
     const objective = makeObjective(backend, view, model.config, { seed, recompute, special: model.special });
-    return { run, backend, data, tokenizer, model, method, params, view, objective, choice, optimizer };
+    const parts = { params, base, restarts, view, objective };
+    return { run, backend, data, tokenizer, model, method, ...parts, choice, optimizer };
   } catch (error) {
     backend[Symbol.dispose]();
     throw error;
   }
+}
+
+/** A run's weights as restarts take them, where it has any. */
+export function reloraParts({ base, params, method: { lora } }: TrainingSetup): ReloraParts | undefined {
+  return base && lora && { base, trained: params, lora };
+}
+
+/** Writes the model as others take it, factors folded in, and beside it what a run with restarts goes on from. */
+export async function saveWeights(writer: FolderWriter, setup: TrainingSetup): Promise<void> {
+  const { params, model, tokenizer } = setup;
+  const relora = reloraParts(setup);
+  const weights = relora ? loraMergedWeights(relora.base, relora.trained, relora.lora) : params;
+  await saveModel(writer, weights, model.config, tokenizer.files);
+  if (relora) await saveRelora(writer, relora);
 }
 
 /** The data of a run: what was asked for, else the text that the task wrote. */
@@ -107,7 +132,7 @@ async function checkMemory(run: Run, { config }: ModelSource, backend: Device): 
 
 /** Says what is about to be trained, on what and how, and which parameter gets what. */
 export function printSetup(
-  { run, backend, data, model, method, params, choice, optimizer }: TrainingSetup,
+  { run, backend, data, model, method, params, base, choice, optimizer }: TrainingSetup,
   output: Output,
 ): void {
   const { config } = model;
@@ -115,10 +140,9 @@ export function printSetup(
   const share = projected.reduce((sum, name) => sum + params.get(name).size, 0) / params.size;
   output.err(`device    ${backend.summary}`);
   output.err(
-    `model     ${model.name}: ${params.size.toLocaleString("en-US")} weights, vocabulary ${config.vocab_size}, ` +
-      `${(100 * share).toFixed(0)}% in ${
-        method.rank === undefined ? "projected matrices" : `factors W = BA of rank ${method.rank}`
-      }`,
+    `model     ${model.name}: ${(base ?? params).size.toLocaleString("en-US")} weights, vocabulary ` +
+      `${config.vocab_size}, ${base ? `${params.size.toLocaleString("en-US")} trained, ` : ""}` +
+      `${(100 * share).toFixed(0)}% in ${method.words}`,
   );
   const { splits: { train, validation }, seq } = data.store.info;
   output.err(

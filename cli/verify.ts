@@ -1,5 +1,5 @@
-/** `verify`: checks a token store or a checkpoint, byte by byte. */
-import { isHttpUrl, verifyStore } from "../data/mod.ts";
+/** `verify`: checks a store of tokens or images, or a checkpoint, byte by byte. */
+import { isHttpUrl, storeKind, verifyImageStore, type VerifyProgress, verifyStore } from "../data/mod.ts";
 import { openWeights } from "../models/mod.ts";
 import { defineVerb, parseVerb } from "./arguments.ts";
 import { verifyFolder } from "./durable.ts";
@@ -10,7 +10,7 @@ import { PhaseProgress } from "./phase_progress.ts";
 /** The verb's flags. */
 export const verifyVerb = defineVerb({
   name: "verify",
-  summary: "checks a token store or a checkpoint, byte by byte",
+  summary: "checks a store or a checkpoint, byte by byte",
   example: "deno task verify corpus.zarr",
   positional: { name: "PATH", help: "a store (folder or URL), a checkpoint or a model folder", min: 1 },
   flags: {},
@@ -27,16 +27,7 @@ export async function verify(argv: readonly string[], output: Output): Promise<v
 
 async function problemsOf(path: string, output: Output): Promise<string[]> {
   if (isHttpUrl(path) || await exists(join(path, "zarr.json"))) {
-    using bar = new PhaseProgress(output);
-    const report = await verifyStore(path, {
-      onProgress: ({ chunks, totalChunks }) => bar.update("verify", chunks, totalChunks),
-    });
-    if (report.faults.length === 0) {
-      output.out(
-        `${path}: sound; ${report.rows} sequences in ${report.chunks} chunks of ${report.shards} shards, every checksum right`,
-      );
-    }
-    return report.faults.map((fault) => fault.message);
+    return await storeProblems(path, output);
   }
   if (await exists(join(path, "manifest.json"))) {
     const { problems, files, bytes } = await verifyFolder(path);
@@ -52,4 +43,18 @@ async function problemsOf(path: string, output: Output): Promise<string[]> {
     } bytes, no checksums to compare`,
   );
   return [];
+}
+
+async function storeProblems(path: string, output: Output): Promise<string[]> {
+  using bar = new PhaseProgress(output);
+  const onProgress = ({ chunks, totalChunks }: VerifyProgress) => bar.update("verify", chunks, totalChunks);
+  const isImages = await storeKind(path) === "images";
+  const report = isImages ? await verifyImageStore(path, { onProgress }) : await verifyStore(path, { onProgress });
+  if (report.faults.length === 0) {
+    const rows = `${report.rows} ${isImages ? "images" : "sequences"}`;
+    output.out(
+      `${path}: sound; ${rows} in ${report.chunks} chunks of ${report.shards} shards, every checksum right`,
+    );
+  }
+  return report.faults.map((fault) => fault.message);
 }

@@ -44,7 +44,7 @@ export {
   type LengthBatchesOptions,
   numLengthBatches,
 } from "./length_batches.ts";
-export { type ChatMessage, type ChatRecord, readChat } from "./chat.ts";
+export { ANSWERS, type ChatMessage, type ChatRecord, readChat } from "./chat.ts";
 export {
   ChatTemplate,
   encodeChat,
@@ -83,3 +83,6 @@ export {
   type TableRow,
 } from "./table.ts";
 export { readTriples, type ReadTriplesOptions, type Triples } from "./triples.ts";
+
+export * from "./divergence.ts";
+export * from "./group_metrics.ts";

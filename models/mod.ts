@@ -55,3 +55,4 @@ export * from "./flora_merge.ts";
 export { scaledProduct } from "./flora_product.ts";
 export * from "./hira.ts";
 export * from "./isometry.ts";
+export * from "./logit_lens.ts";

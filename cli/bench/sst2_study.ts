@@ -27,7 +27,7 @@ const studyVerb = defineVerb({
     data: { type: "string", required: true, value: "FOLDER", help: "train.tsv, dev.tsv and perhaps test.tsv" },
     text: { type: "strings", value: "FILE", help: "more text to pre-train on (.txt, or .jsonl with a text field)" },
     out: { type: "string", required: true, value: "FOLDER", help: "models, results and the table" },
-    steps: { ...whole, default: 2200, help: "steps of pre-training" },
+    steps: { ...whole, default: 6000, help: "steps of pre-training" },
     epochs: { ...whole, default: 3, help: "epochs of each fine-tuning" },
     batch: { ...whole, default: 32, help: "sentences to a batch" },
     only: { type: "string", value: "NAME,NAME", help: "methods to run", defaultHelp: "all" },
@@ -49,16 +49,27 @@ interface Method {
 const GALORE = "--method galore --scale 1 --update-proj-gap 100";
 /** Every linear map of the encoder. */
 const LINEAR = ["query", "key", "value", "dense"].map((name) => `--targets ${name}`).join(" ");
-/** And the embeddings, half of so small a model and little pre-trained; DoRA is for linear maps alone. */
-const ADAPTER = `${LINEAR} --targets word_embeddings`;
+/** And the embeddings, half of so small a model, by factors. */
+const WITH_FACTORS = `${LINEAR} --targets word_embeddings`;
+/** And the embeddings trained whole: these methods are for linear maps alone. */
+const WITH_WHOLE = `${LINEAR} --modules-to-save word_embeddings`;
 
 const METHODS: readonly Method[] = [
   { name: "full", flags: "--method full", rates: [2e-4, 5e-4] },
   { name: "galore r=4", flags: `${GALORE} --rank 4`, rates: [3e-4, 1e-3] },
   { name: "galore r=8", flags: `${GALORE} --rank 8`, rates: [3e-4, 1e-3], like: "galore r=4" },
-  { name: "lora r=4", flags: `--method lora --rank 4 --alpha 8 ${ADAPTER}`, rates: [1e-3, 3e-3] },
-  { name: "lora r=8", flags: `--method lora --rank 8 --alpha 16 ${ADAPTER}`, rates: [1e-3, 3e-3], like: "lora r=4" },
-  // with the embeddings frozen: DoRA, and LoRA to compare it with
+  { name: "lora r=4", flags: `--method lora --rank 4 --alpha 8 ${WITH_FACTORS}`, rates: [1e-3, 3e-3] },
+  {
+    name: "lora r=8",
+    flags: `--method lora --rank 8 --alpha 16 ${WITH_FACTORS}`,
+    rates: [1e-3, 3e-3],
+    like: "lora r=4",
+  },
+  { name: "dora r=8", flags: `--method dora --rank 8 --alpha 16 ${WITH_WHOLE}`, rates: [3e-4, 1e-3] },
+  { name: "relora r=8", flags: `--method relora --rank 8 --alpha 16 ${WITH_WHOLE}`, rates: [3e-4, 1e-3] },
+  { name: "flora r=8", flags: `--method flora --rank 8 ${WITH_WHOLE}`, rates: [3e-4, 1e-3] },
+  { name: "deep-lora r=8", flags: `--method deep-lora --rank 8 ${WITH_WHOLE}`, rates: [3e-4, 1e-3] },
+  // the embeddings as they are
   { name: "linear lora r=8", flags: `--method lora --rank 8 --alpha 16 ${LINEAR}`, rates: [1e-3, 3e-3] },
   { name: "linear dora r=8", flags: `--method dora --rank 8 --alpha 16 ${LINEAR}`, rates: [1e-3, 3e-3] },
 ];
@@ -154,7 +165,7 @@ async function pretrain(options: StudyOptions, train: readonly Labelled[]): Prom
     ? ["--resume", run]
     : ["--model", "roberta-2m", "--data", corpus, "--tokenizer", words, "--out", run, "--hold-out", "0.03"];
   await call(
-    `train ${start.join(" ")} --device cpu --optimizer adamw --lr 0.001 --weight-decay 0.01 --seq 66 --batch 16 ` +
+    `train ${start.join(" ")} --device cpu --optimizer muon --weight-decay 0.01 --seq 66 --batch 32 ` +
       `--steps ${steps}${threadsOf(options)} --log-every 50 --eval-every 500 --save-every 500 --keep 1`,
     true,
   );
@@ -168,13 +179,13 @@ function threadsOf({ threads }: StudyOptions): string {
 
 /** Paragraphs of other texts, their words apart as in the task's sentences. */
 async function passages(files: readonly string[] = []): Promise<string[]> {
-  const found: string[] = [];
+  let found: string[] = [];
   for (const file of files) {
     const content = await Deno.readTextFile(file);
     const texts = file.endsWith(".jsonl")
       ? content.trim().split("\n").map((line) => String(JSON.parse(line).text))
       : content.split(/\n\s*\n/);
-    found.push(...texts.map((text) => wordsOf(text).join(" ")).filter((text) => text !== ""));
+    found = found.concat(texts.map((text) => wordsOf(text).join(" ")).filter((text) => text !== ""));
   }
   return found;
 }

@@ -1,0 +1,235 @@
+/**
+ * Ways to adapt a vision transformer that is kept for many tasks: a small one is pre-trained on some digits of MNIST, then
+ * adapted to the others with few labelled images a class, by prompts, by the head alone, by adapters and by all of its
+ * weights. A row of the table is a way: accuracy on the images that are left, what is trained, what a task takes on disk,
+ * speed. In a folder that a study which was stopped goes on from.
+ *
+ *     deno run -A cli/bench/vit_study.ts --images train-images-idx3-ubyte.gz --labels train-labels-idx1-ubyte.gz \
+ *       --out runs/vit
+ *
+ * Each seed draws the images to train on, the prompts, adapters and heads, and the order. The rate of a way is the best of
+ * its grid at seed 1 by the images that are left, so that this one seed is seen in the best light. A small model on small
+ * images: its figures are not comparable with published ones.
+ */
+import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
+import { writeFileDurably } from "../durable.ts";
+import { exists, join } from "../files.ts";
+import { consoleOutput, explainError, formatTable, memoryOutput } from "../log.ts";
+import { main as runVerb } from "../main.ts";
+
+const whole = { type: "number", integer: true, min: 1 } as const;
+
+const studyVerb = defineVerb({
+  name: "vit_study",
+  summary: "pre-trains a small ViT on some classes and adapts it to others in every way; goes on where it stopped",
+  example: "deno run -A cli/bench/vit_study.ts --images images.gz --labels labels.gz --out runs/vit",
+  flags: {
+    images: { type: "string", required: true, value: "IDX", help: "images, such as those of MNIST" },
+    labels: { type: "string", required: true, value: "IDX", help: "their labels" },
+    out: { type: "string", required: true, value: "FOLDER", help: "stores, models, results and the table" },
+    model: { type: "string", default: "vit-0.2m", value: "NAME", help: "what is pre-trained" },
+    known: { type: "string", default: "0,1,2,3,4", value: "A,B,...", help: "classes to pre-train on" },
+    novel: { type: "string", default: "5,6,7,8,9", value: "A,B,...", help: "classes to adapt to" },
+    perClass: { ...whole, default: 100, help: "labelled images of each to train on" },
+    steps: { ...whole, default: 900, help: "steps of pre-training" },
+    epochs: { ...whole, default: 40, help: "epochs of each adaptation" },
+    batch: { ...whole, default: 32, help: "images to a batch" },
+    prompts: { ...whole, default: 10, help: "prompts of a layer" },
+    seeds: { ...whole, default: 3, help: "seeds" },
+    only: { type: "string", value: "NAME,NAME", help: "ways to run", defaultHelp: "all" },
+    device: { type: "string", choices: ["cpu", "webgpu"], default: "cpu", help: "where to compute" },
+    threads: { ...whole, help: "threads of each run", defaultHelp: "all" },
+  },
+});
+
+type StudyOptions = Options<typeof studyVerb.flags>;
+
+/** A way to adapt, and the rates that are tried. */
+interface Way {
+  readonly name: string;
+  readonly flags: string;
+  readonly rates: readonly number[];
+  /** Whether a task is a small file beside the model. */
+  readonly isSmall: boolean;
+}
+
+/** Rates of what begins from nothing, beside a model that stays as it is. */
+const SMALL = [0.03, 0.1, 0.3];
+
+function waysOf({ prompts }: StudyOptions): readonly Way[] {
+  const linear = ["query", "key", "value", "dense"].map((name) => `--targets ${name}`).join(" ");
+  return [
+    { name: "linear", flags: "--method linear", rates: SMALL, isSmall: true },
+    { name: "vpt-shallow", flags: `--method vpt-shallow --prompts ${prompts}`, rates: SMALL, isSmall: true },
+    { name: "vpt-deep", flags: `--method vpt-deep --prompts ${prompts}`, rates: SMALL, isSmall: true },
+    {
+      name: "lora r=4",
+      flags: `--method lora --rank 4 --alpha 8 ${linear}`,
+      rates: [0.003, 0.01, 0.03],
+      isSmall: true,
+    },
+    { name: "galore r=8", flags: "--method galore --rank 8 --scale 1", rates: [0.001, 0.003, 0.01], isSmall: false },
+    { name: "full", flags: "--method full", rates: [0.0005, 0.0015, 0.005], isSmall: false },
+  ];
+}
+
+/** What an adaptation came to. */
+interface Result {
+  readonly way: string;
+  readonly rate: number;
+  readonly seed: number;
+  readonly accuracy: number;
+  readonly trained: string;
+  /** Of the model's weights, as a percentage. */
+  readonly share: string;
+  readonly optimizer: string;
+  /** Of the files that a task takes beside the model, or in its place. */
+  readonly bytes: number;
+  /** Images a second. */
+  readonly speed: number;
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  if (wantsHelp(argv)) return console.log(formatHelp(studyVerb)), 0;
+  const { options } = parseVerb(studyVerb, argv);
+  await Deno.mkdir(options.out, { recursive: true });
+  const model = await pretrain(options);
+  const wanted = options.only?.split(",");
+  const ways = waysOf(options).filter(({ name }) => !wanted || wanted.some((part) => name.startsWith(part)));
+  const seeds = Array.from({ length: options.seeds }, (_, i) => i + 1);
+  const results: Result[] = [];
+  for (const way of ways) {
+    for (const rate of way.rates) results.push(await adapt(options, { model, way, rate, seed: seeds[0] }));
+    const rate = bestRate(results, way.name);
+    for (const seed of seeds.slice(1)) results.push(await adapt(options, { model, way, rate, seed }));
+    await writeFileDurably(join(options.out, "table.txt"), tableOf(ways, results, seeds).join("\n") + "\n");
+  }
+  for (const line of tableOf(ways, results, seeds)) console.log(line);
+  return 0;
+}
+
+/** A store, made if it is not there yet. */
+async function storeOf({ out, images, labels }: StudyOptions, name: string, flags: string): Promise<string> {
+  const store = join(out, name);
+  if (!await exists(store)) await call(`prepare --images ${images} --labels ${labels} ${flags} --out ${store}`);
+  return store;
+}
+
+/** The model to adapt, pre-trained if it is not there yet. */
+async function pretrain(options: StudyOptions): Promise<string> {
+  const { out, model, known, steps } = options;
+  const run = join(out, "pretrained");
+  const best = join(run, "best");
+  if (await exists(join(run, "done"))) return best;
+  const store = await storeOf(options, "known.zarr", `--classes ${known} --hold-out 0.1`);
+  const start = await exists(join(run, "checkpoints"))
+    ? `--resume ${run}`
+    : `--model ${model} --data ${store} --out ${run} --crop-padding 2`;
+  const device = deviceOf(options);
+  await call(
+    `train ${start} ${device} --optimizer adamw --lr 0.002 --batch 64 --steps ${steps} --log-every 50 ` +
+      `--eval-every 150 --save-every 150 --keep 1`,
+    true,
+  );
+  await writeFileDurably(join(run, "done"), "");
+  return best;
+}
+
+function deviceOf({ device, threads }: StudyOptions): string {
+  return `--device ${device}${threads === undefined ? "" : ` --threads ${threads}`}`;
+}
+
+interface Job {
+  readonly model: string;
+  readonly way: Way;
+  readonly rate: number;
+  readonly seed: number;
+}
+
+/** One adaptation, or what an earlier call found. */
+async function adapt(options: StudyOptions, { model, way, rate, seed }: Job): Promise<Result> {
+  const { out, novel, perClass, epochs, batch } = options;
+  const name = `${way.name.replace(/\W+/g, "-")}-${rate}-${epochs}-epochs-seed-${seed}`;
+  const file = join(out, `${name}.json`);
+  if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
+  const choice = `--classes ${novel} --per-class ${perClass} --hold-out-rest --seed ${seed}`;
+  const store = await storeOf(options, `novel-${seed}.zarr`, choice);
+  const run = join(out, name);
+  if (await exists(run)) await Deno.remove(run, { recursive: true });
+  const said = await call(
+    `finetune --model ${model} --task images --data ${store} ${way.flags} --lr ${rate} --seed ${seed} ` +
+      `--epochs ${epochs} --batch ${batch} --warmup 20 --schedule cosine --eval-every 0 --no-merge ` +
+      `--log-every 100 ${deviceOf(options)} --out ${run}`,
+  );
+  const parts = new RegExp(
+    /^accuracy (\S+) at step \d+; trained parameters ([\d,]+) \(([\d.]+)%\); optimizer (.*?); images\/s ([\d.]+)/,
+    "m",
+  ).exec(said);
+  if (!parts) throw new Error(`Cannot read what finetune said: ${said}`);
+  const [, accuracy, trained, share, optimizer, speed] = parts;
+  const result: Result = {
+    ...{ way: way.name, rate, seed, accuracy: Number(accuracy), trained, share, optimizer, speed: Number(speed) },
+    bytes: await bytesIn(join(run, way.isSmall ? "best-adapter" : "best")),
+  };
+  await writeFileDurably(file, JSON.stringify(result) + "\n");
+  await Deno.remove(run, { recursive: true });
+  console.error(`${name}: ${percent(result.accuracy)}`);
+  return result;
+}
+
+async function bytesIn(folder: string): Promise<number> {
+  let bytes = 0;
+  for await (const { name } of Deno.readDir(folder)) bytes += (await Deno.stat(join(folder, name))).size;
+  return bytes;
+}
+
+/** Runs a verb; what it printed. @throws Error with what it complained of */
+async function call(command: string, isShown = false): Promise<string> {
+  const kept = memoryOutput();
+  const shown = consoleOutput();
+  const code = await runVerb(command.split(" "), {
+    ...kept,
+    out: (text) => kept.out(text),
+    err: (text) => isShown ? shown.err(text) : kept.err(text),
+  });
+  if (code !== 0) throw new Error(`Cannot run ${command}: ${kept.errText.trim().split("\n").at(-1)}`);
+  return kept.outText;
+}
+
+function bestRate(results: readonly Result[], way: string): number {
+  const tried = results.filter((one) => one.way === way && one.seed === 1);
+  return tried.reduce((best, one) => one.accuracy > best.accuracy ? one : best).rate;
+}
+
+/** A row a way. */
+function tableOf(ways: readonly Way[], results: readonly Result[], seeds: readonly number[]): string[] {
+  const rows = ways.filter(({ name }) => results.some(({ way }) => way === name)).map(({ name }) => {
+    const rate = bestRate(results, name);
+    const runs = results.filter((one) => one.way === name && one.rate === rate);
+    const { trained, share, optimizer, bytes } = runs[0];
+    return [
+      ...[name, String(rate), ...seeds.map((seed) => percent(runs.find((one) => one.seed === seed)?.accuracy))],
+      ...[percent(mean(runs.map(({ accuracy }) => accuracy))), trained, `${share}%`, optimizer],
+      ...[bytes.toLocaleString("en-US"), mean(runs.map(({ speed }) => speed)).toFixed(0)],
+    ];
+  });
+  const head = ["way", "rate", ...seeds.map((seed) => `seed ${seed}`), "mean", "trained", "share", "optimizer"];
+  return formatTable([[...head, "bytes a task", "images/s"], ...rows], `l${"r".repeat(head.length + 1)}`);
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+function percent(part: number | undefined): string {
+  return part === undefined ? "" : `${(100 * part).toFixed(1)}%`;
+}
+
+if (import.meta.main) {
+  try {
+    Deno.exit(await main(Deno.args));
+  } catch (error) {
+    console.error(explainError(error));
+    Deno.exit(1);
+  }
+}

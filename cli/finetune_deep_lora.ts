@@ -1,0 +1,114 @@
+/**
+ * Deep LoRA as a way to fine-tune: three factors beside frozen weights, whole or between the subspaces of the first
+ * gradient. For use it is written as the LoRA adapter that its product is, in PEFT's files; for going on, which needs the
+ * factors themselves, as `deep_lora.safetensors` in a checkpoint.
+ */
+import { add, backward, own, type Params, scope, type Tensor } from "../core/mod.ts";
+import {
+  checkWeights,
+  collapsedConfig,
+  collapseDeepLora,
+  DEEP_LORA_OUTER,
+  DEEP_LORA_TENSORS,
+  type DeepLoraConfig,
+  deepLoraWeights,
+  type FolderWriter,
+  initDeepLora,
+  mergeDeepLora,
+  openSafetensors,
+  paramEntries,
+  savePeft,
+  withDeepLora,
+  writeSafetensors,
+} from "../models/mod.ts";
+import type { FileFolder } from "./files.ts";
+import { loraConfigOf } from "./finetune_lora.ts";
+import type { FinetuneMethod, MethodContext } from "./finetune_method.ts";
+import { EpochBatches } from "./finetune_subject.ts";
+
+/** The factors of a checkpoint. */
+const FACTORS_FILE = "deep_lora.safetensors";
+
+/** Batches that the gradient of the compressed form is the mean of, where an epoch has as many. */
+const GRADIENT_BATCHES = 8;
+
+/**
+ * Trains three factors for each target. Compressed, it first runs some batches over the base, whose targets' gradients
+ * are held on the device, and then on the host, until the subspaces are found.
+ *
+ * @throws RangeError for targets that are not among the model's modules, or narrower than a compressed form
+ * @throws TypeError for a target that is no linear map
+ */
+export async function deepLoraMethod(context: MethodContext): Promise<FinetuneMethod> {
+  const { base, run, subject, modelFolder } = context;
+  const { targets, modulesToSave } = loraConfigOf(run, subject);
+  const config: DeepLoraConfig = {
+    ...{ r: run.rank, epsilon: run.deepInit, compress: run.deepCompress, dropout: run.loraDropout },
+    ...{ targets, modulesToSave },
+  };
+  const gradients = run.deepCompress ? await firstGradients(context, config) : undefined;
+  const trained = initDeepLora(base, config, { seed: run.seed, gradients });
+  base.freeze(base.names());
+  const peft = { lora: collapsedConfig(config), taskType: subject.peftTask, baseModel: modelFolder };
+  return {
+    ...{ trained, projected: DEEP_LORA_TENSORS, hasAdapter: true },
+    ...run.deepCompress ? { rates: [[DEEP_LORA_OUTER, run.deepGamma]] } : {},
+    view: (dropoutKey) => withDeepLora(base, [{ params: trained, config }], { dropoutKey }),
+    merged: () => mergeDeepLora(base, trained, config),
+    saveState: (writer) => saveFactors(writer, trained),
+    restoreState: (folder) => restoreFactors(folder, trained),
+    saveAdapter: async (writer) => {
+      using collapsed = collapseDeepLora(trained);
+      await savePeft(writer, collapsed, peft, base.entries());
+    },
+    [Symbol.dispose]: () => trained.dispose(),
+  };
+}
+
+/** The gradients of the targets' weights, added up over the run's first batches, on the host. Nothing is dropped. */
+async function firstGradients(
+  { base, subject, run }: MethodContext,
+  config: DeepLoraConfig,
+): Promise<Map<string, Float32Array>> {
+  const specs = [...deepLoraWeights(base.entries(), config).values()];
+  const wanted = new Set(specs.filter(({ start }) => start === "subspace").map(({ weight }) => weight));
+  base.freeze(base.names().filter((name) => !wanted.has(name)));
+  const sums = new Map<string, Tensor>();
+  try {
+    await using batches = new EpochBatches(subject, 0);
+    for (let i = Math.min(GRADIENT_BATCHES, subject.batchesAnEpoch); i > 0; i--) {
+      const rows = await batches.next();
+      using _ = scope("first gradient");
+      const loss = subject.loss(base, rows, { recompute: run.checkpointActivations });
+      backward(loss, (name, gradient) => {
+        const before = sums.get(name);
+        sums.set(name, before ? own(add(before, gradient)) : gradient.retained());
+        before?.dispose();
+      });
+    }
+    const host = new Map<string, Float32Array>();
+    for (const [name, sum] of sums) host.set(name, Float32Array.from(await sum.read() as Float32Array));
+    return host;
+  } finally {
+    for (const sum of sums.values()) sum.dispose();
+  }
+}
+
+async function saveFactors(writer: FolderWriter, trained: Params): Promise<void> {
+  await using sink = await writer.create(FACTORS_FILE);
+  await writeSafetensors(sink, paramEntries(trained));
+}
+
+/** @throws SyntaxError or RangeError for another adapter's factors */
+async function restoreFactors(folder: FileFolder, trained: Params): Promise<void> {
+  await using source = await folder.open(FACTORS_FILE);
+  const { tensors, bytes } = await openSafetensors(source);
+  const listed = {
+    ...{ name: `${folder.name}/${FACTORS_FILE}`, names: [...tensors.keys()], has: (name: string) => tensors.has(name) },
+    info: (name: string) => tensors.get(name)!,
+  };
+  checkWeights(listed, new Map([...trained.entries()].map(([name, { shape }]) => [name, { shape, what: "factor" }])));
+  for (const [name, tensor] of trained.entries()) {
+    tensor.write(new Float32Array((await bytes(name)).slice().buffer));
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * FLoRA as a way to fine-tune: one adapter, shared by all examples, that changes weights element by element. It is written as
+ * PEFT's HiRA; at serving time every example of a batch can have another one.
+ */
+import {
+  type FloraConfig,
+  type HiraConfig,
+  initFlora,
+  loadHira,
+  mergeFlora,
+  saveHira,
+  withFlora,
+} from "../models/mod.ts";
+import { loraConfigOf } from "./finetune_lora.ts";
+import type { FinetuneMethod, MethodContext } from "./finetune_method.ts";
+import type { Finetune } from "./finetune_options.ts";
+import type { Subject } from "./finetune_subject.ts";
+
+/** Trains an adapter of FLoRA. @throws RangeError for targets that are not among the model's modules */
+export function floraMethod({ base, run, subject, modelFolder }: MethodContext): FinetuneMethod {
+  const flora = floraConfigOf(run, subject);
+  const trained = initFlora(base, flora, { seed: run.seed });
+  base.freeze(base.names());
+  const hira: HiraConfig = { flora, taskType: subject.peftTask, baseModel: modelFolder };
+  return {
+    ...{ trained, projected: /\.flora_[AB]$/, hasAdapter: true },
+    view: (dropoutKey) => withFlora(base, [{ params: trained, config: flora }], undefined, { dropoutKey }),
+    merged: () => mergeFlora(base, trained, flora),
+    saveState: (writer) => saveHira(writer, trained, hira, base.entries()),
+    saveAdapter: (writer) => saveHira(writer, trained, hira, base.entries()),
+    restoreState: async (folder) => {
+      using saved = await loadHira(folder, base, { modelType: subject.modelType, form: flora.form });
+      for (const [name, tensor] of trained.entries()) tensor.write(await saved.params.get(name).read());
+    },
+    [Symbol.dispose]: () => trained.dispose(),
+  };
+}
+
+/** The settings of a run's factors: begun as no change beside ones, or as parts of ones. */
+function floraConfigOf(run: Finetune, subject: Pick<Subject, "modulesToSave">): FloraConfig {
+  const { r, dropout, targets, modulesToSave } = loraConfigOf(run, subject);
+  return { r, dropout, targets, modulesToSave, form: run.floraInit === "ones" ? "product" : "residual" };
+}

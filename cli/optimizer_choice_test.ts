@@ -1,0 +1,43 @@
+/** `chooseOptimizer()`: rates of their own and a method's schedule. */
+import assert from "node:assert/strict";
+import { constant } from "../optimizers/mod.ts";
+import { chooseOptimizer } from "./optimizer_choice.ts";
+import { DEFAULTS } from "./options.ts";
+
+const SHAPES = new Map([["a.outer.weight", [8, 8]], ["a.inner.weight", [8, 8]], ["head.bias", [8]]]);
+
+/** The rate of each parameter at a step. */
+function ratesAt(
+  step: number,
+  optimizer: "adamw" | "galore_adamw",
+  extra: Partial<Parameters<typeof chooseOptimizer>[1]>,
+) {
+  const options = {
+    ...DEFAULTS,
+    optimizer,
+    lr: 0.5,
+    rank: 2,
+    schedule: "constant",
+    warmup: 0,
+    basis: "exact",
+  } as const;
+  const { routing } = chooseOptimizer(options, {
+    ...{ shapes: SHAPES, projected: /\.(outer|inner)\.weight$/, hiddenSize: 8, steps: 10, gradAccum: 1, seed: 1 },
+    ...{ dtype: "f32", ...extra },
+  });
+  return [...SHAPES.keys()].map((name) =>
+    routing.routes.find(([pattern]) => pattern.test(name))![1]!.learningRate!(step)
+  );
+}
+
+for (const optimizer of ["adamw", "galore_adamw"] as const) {
+  Deno.test(`chooseOptimizer() multiplies the rate of the parameters that a pattern matches: ${optimizer}`, () => {
+    assert.deepEqual(ratesAt(1, optimizer, {}), [0.5, 0.5, 0.5]);
+    assert.deepEqual(ratesAt(1, optimizer, { rates: [[/outer/, 0.1], [/weight$/, 2]] }), [0.05, 1, 0.5]);
+  });
+}
+
+Deno.test("chooseOptimizer() takes a method's own schedule in place of the run's", () => {
+  const ownSchedule = ({ peak, total }: { peak: number; total: number }) => constant(peak * total);
+  assert.deepEqual(ratesAt(3, "adamw", { ownSchedule, rates: [[/bias/, 0.5]] }), [5, 5, 2.5]);
+});

@@ -1,0 +1,307 @@
+/** Training and fine-tuning of vision transformers: every method learns, leaves folders that load, and goes on with the same bits. */
+import assert from "node:assert/strict";
+import { loopsBackend } from "../backends/cpu/mod.ts";
+import { backward, type HostArray, type Params, scope } from "../core/mod.ts";
+import { assertNoLeak } from "../core/testing/leaks.ts";
+import { loadPeft, loadVisualPrompts, loadVit, loadVitConfig } from "../models/mod.ts";
+import { FileFolder } from "./files.ts";
+import { completeFinetune, type Finetune } from "./finetune_options.ts";
+import { runFinetune } from "./finetune_run.ts";
+import { prepareFinetune } from "./finetune_setup.ts";
+import { EpochBatches } from "./finetune_subject.ts";
+import { memoryOutput } from "./log.ts";
+import { readMetrics } from "./metrics.ts";
+import { STRIPES, tinyVitConfig, writeTinyImages, writeTinyVit } from "./testing/tiny_images.ts";
+import { writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
+import { fingerprint, type Outcome, Workspace } from "./testing/workspace.ts";
+import type { ImageRows } from "./vision_data.ts";
+
+const DEVICE = "--device cpu --threads 1 --blas off";
+
+/** A workspace with the tiny ViT in `base` and images in `stripes.zarr`. */
+async function openStripes(): Promise<Workspace> {
+  const workspace = await Workspace.open();
+  await writeTinyVit("base");
+  await writeTinyImages("stripes.zarr");
+  return workspace;
+}
+
+async function run(workspace: Workspace, command: string): Promise<Outcome> {
+  const outcome = await workspace.run(...`${command} ${DEVICE}`.split(" "));
+  assert.equal(outcome.code, 0, outcome.err);
+  return outcome;
+}
+
+const FINETUNE = "finetune --model base --task images --data stripes.zarr --batch 12";
+
+/** Command lines by method, and what `eval` is given of the run. */
+const LEARNING: Readonly<Record<string, readonly [flags: string, model: string]>> = {
+  full: ["--lr 0.003 --epochs 6", "--model run"],
+  galore: ["--rank 4 --scale 1 --lr 0.01 --epochs 6", "--model run"],
+  lora: ["--rank 4 --lr 0.01 --epochs 8", "--model base --adapter run/best-adapter"],
+  linear: ["--lr 0.02 --epochs 12", "--model base --adapter run/best-adapter"],
+  "vpt-shallow": ["--prompts 4 --epochs 10", "--model base --adapter run/best-adapter"],
+  "vpt-deep": ["--prompts 3 --prompt-project 6 --epochs 10", "--model base --adapter run/best-adapter"],
+};
+
+for (const [method, [flags, model]] of Object.entries(LEARNING)) {
+  Deno.test(`finetune() learns to tell images and leaves what eval reads when the method is ${method}`, async () => {
+    await using workspace = await openStripes();
+    const before = await fingerprint("base");
+    const { out, err } = await run(workspace, `${FINETUNE} --method ${method} ${flags} --out run`);
+    const [, said] = /^accuracy (\d\.\d+) at step \d+; trained parameters .*; images\/s \d/.exec(out)!;
+    assert.ok(Number(said) > 0.9, out);
+    assert.match(
+      err,
+      /note: the head of base, for LABEL_0, LABEL_1, is left aside: one for 3 classes is drawn from seed 1/,
+    );
+    assert.deepEqual(await fingerprint("base"), before);
+    const json = await run(workspace, `eval ${model} --task images --data stripes.zarr --json`);
+    const measured = JSON.parse(json.out);
+    assert.equal(measured.accuracy.toFixed(4), said);
+    assert.deepEqual(measured.classes.map(({ name, images }: { name: string; images: number }) => [name, images]), [
+      ...STRIPES.map((name) => [name, 10]),
+    ]);
+    assert.deepEqual(measured.confusion.flat().reduce((sum: number, count: number) => sum + count), 30);
+  });
+}
+
+Deno.test("finetune() writes a folder for Hugging Face and a report with pictures and what is taken for what", async () => {
+  await using workspace = await openStripes();
+  await run(workspace, `${FINETUNE} --epochs 0.3 --out run`);
+  const config = JSON.parse(await Deno.readTextFile("run/best/config.json"));
+  assert.deepEqual(config.architectures, ["ViTForImageClassification"]);
+  assert.deepEqual(config.id2label, { "0": "0", "1": "1", "2": "2" });
+  const processor = JSON.parse(await Deno.readTextFile("run/best/preprocessor_config.json"));
+  assert.deepEqual(processor.size, { height: 14, width: 14 });
+  assert.deepEqual([processor.image_mean, processor.image_std, processor.do_normalize], [[0.5], [0.5], true]);
+  const report = await Deno.readTextFile("run/report.html");
+  assert.match(
+    report,
+    /<h3>Wrong, the largest losses first<\/h3><div class="pictures"><figure class="wrong"><img src="data:/,
+  );
+  assert.match(report, /<title>0 taken for 1: \d+ of 10<\/title>/);
+  assert.match(report, /img-src data:/);
+});
+
+Deno.test("finetune() resamples positions, and keeps a folder's normalisation, when images have another size", async () => {
+  await using workspace = await openStripes();
+  await writeTinyImages("larger.zarr", { side: 28, count: 30 });
+  await Deno.writeTextFile("base/preprocessor_config.json", JSON.stringify({ image_mean: [0.4], image_std: [0.25] }));
+  const { err } = await run(
+    workspace,
+    `${FINETUNE} --data larger.zarr --epochs 0.5 --out run`.replace("--data stripes.zarr ", ""),
+  );
+  assert.match(err, /note: the positions of base, for images of 14 x 14, are resampled for 28 x 28/);
+  assert.deepEqual((await loadVitConfig(new FileFolder("run/best"))).image_size, 28);
+  const { image_mean, image_std } = JSON.parse(await Deno.readTextFile("run/best/preprocessor_config.json"));
+  assert.deepEqual([image_mean, image_std], [[0.4], [0.25]]);
+  const cropped = await run(
+    workspace,
+    `${FINETUNE} --data larger.zarr --crop 14 --epochs 0.5 --out cut`.replace("--data stripes.zarr ", ""),
+  );
+  assert.doesNotMatch(cropped.err, /resampled/);
+});
+
+const RESUMED = [
+  "--method vpt-deep --prompts 3 --prompt-dropout 0.1 --crop-padding 2 --flip",
+  "--method linear --grad-accum 2",
+  "--method galore --rank 4 --update-proj-gap 5",
+];
+
+for (const flags of RESUMED) {
+  Deno.test(`finetune() gives the same bits on images when resumed: ${flags}`, async () => {
+    await using workspace = await openStripes();
+    const flagged = `${FINETUNE} ${flags} --epochs 4 --save-every 3 --eval-every 4 --keep 9`;
+    await run(workspace, `${flagged} --out whole`);
+    await run(workspace, `${flagged} --out cut`);
+    await assertSameWhenCut(workspace, "finetune", 6);
+  });
+}
+
+/** Takes the run `cut` back to a step, goes on, and holds it to the run `whole`. */
+async function assertSameWhenCut(workspace: Workspace, verb: string, at: number): Promise<void> {
+  const steps = [...Deno.readDirSync("cut/checkpoints")].map(({ name }) => Number(name.slice(5)));
+  for (const step of steps) if (step > at) await Deno.remove(`cut/checkpoints/step-${step}`, { recursive: true });
+  const { code, err } = await workspace.run(verb, "--resume", "cut");
+  assert.equal(code, 0, err);
+  assert.match(err, new RegExp(`going on after step ${at}`));
+  const [whole, cut] = await Promise.all(
+    ["whole", "cut"].map((name) => fingerprint(`${name}/checkpoints/step-${Math.max(...steps)}`)),
+  );
+  assert.deepEqual(Object.values(cut), Object.values(whole));
+  const rows = async (name: string) =>
+    (await readMetrics(`${name}/metrics.jsonl`)).map((row) => "loss" in row ? [row.step, row.loss] : row);
+  assert.deepEqual(await rows("cut"), await rows("whole"));
+}
+
+Deno.test("train() trains a built-in ViT from drawn weights, and goes on with the same bits", async () => {
+  await using workspace = await openStripes();
+  const flags = "train --model vit-0.2m --data stripes.zarr --optimizer galore_adamw --rank 8 --update-proj-gap 5 " +
+    "--batch 12 --steps 12 --save-every 4 --eval-every 6 --keep 9 --crop-padding 1";
+  const { out, err } = await run(workspace, `${flags} --out whole`);
+  assert.match(out, /^accuracy \d\.\d+ at step \d+; trained parameters 20\d,\d+ \(100\.00%\)/);
+  assert.match(err, /galore\(adamw\) rank 8/);
+  const { run: saved, model } = JSON.parse(await Deno.readTextFile("whole/config.json"));
+  assert.deepEqual([saved.task, saved.steps, saved.rank, model.image_size], ["images", 12, 8, 14]);
+  const [first] = await readMetrics("whole/metrics.jsonl");
+  assert.ok("loss" in first && Math.abs(first.loss - Math.log(3)) < 0.1, "new weights tell nothing");
+  await run(workspace, `${flags} --out cut`);
+  await assertSameWhenCut(workspace, "train", 4);
+  const folder = await run(
+    workspace,
+    "train --model whole --data stripes.zarr --steps 2 --batch 12 --optimizer muon --out more",
+  );
+  assert.doesNotMatch(folder.err, /left aside|has no head/);
+});
+
+/** A run as the module's functions take it. */
+function stripesRun(changes: Partial<Finetune>): Finetune {
+  return completeFinetune({
+    ...{ model: "base", task: "images", data: ["stripes.zarr"], batch: 12, device: "cpu", threads: 1, blas: "off" },
+    ...changes,
+  });
+}
+
+async function valuesOf(params: Params): Promise<Map<string, HostArray>> {
+  const values = new Map<string, HostArray>();
+  for (const [name, tensor] of params.entries()) values.set(name, (await tensor.read()).slice());
+  return values;
+}
+
+/** Runs one step, and tells which weights backward gave a gradient. */
+async function oneStep(setup: Awaited<ReturnType<typeof prepareFinetune>>): Promise<Set<string>> {
+  const { subject, method, optimizer } = setup;
+  const reached = new Set<string>();
+  await using batches = new EpochBatches(subject, 0);
+  const rows = await batches.next();
+  {
+    using _step = scope("step");
+    const loss = subject.loss(method.view(), rows, { prompts: method.prompts });
+    backward(loss, (name, gradient) => {
+      reached.add(name);
+      optimizer.stage(name, gradient);
+    });
+  }
+  await optimizer.gradientNorm();
+  optimizer.commit();
+  return reached;
+}
+
+for (const method of ["vpt-shallow", "vpt-deep", "linear"] as const) {
+  Deno.test(`prepareFinetune() gives a frozen ViT neither gradients nor state when the method is ${method}`, async () => {
+    await using _ = await openStripes();
+    using setup = await prepareFinetune(stripesRun({ method, prompts: 4 }), memoryOutput());
+    const { base, method: { trained }, optimizer } = setup;
+    const before = await valuesOf(base);
+    const moved = await valuesOf(trained);
+    const reached = await oneStep(setup);
+    const [layers, width, classes] = [3, 16, 3];
+    const prompts = { "vpt-shallow": 4 * width, "vpt-deep": layers * 4 * width, linear: 0 }[method];
+    assert.equal(trained.size, prompts + classes * (width + 1));
+    assert.deepEqual([...reached].sort(), trained.names().sort());
+    assert.deepEqual([...optimizer.snapshot().leaves.keys()].sort(), trained.names().sort());
+    for (const [name, values] of await valuesOf(trained)) assert.notDeepEqual(values, moved.get(name), name);
+    for (const [name, values] of await valuesOf(base)) {
+      if (method === "linear" && trained.has(name)) continue;
+      assert.deepEqual(values, before.get(name), name);
+    }
+  });
+}
+
+Deno.test("prepareFinetune() gives every method the same head to begin with", async () => {
+  await using _ = await openStripes();
+  const losses = [];
+  for (const method of ["full", "linear", "lora"] as const) {
+    using setup = await prepareFinetune(stripesRun({ method }), memoryOutput());
+    const { scores, loss } = await setup.subject.measure(setup.method.view());
+    losses.push([loss, scores.accuracy]);
+  }
+  assert.deepEqual(losses[1], losses[0]);
+  assert.deepEqual(losses[2], losses[0]);
+});
+
+Deno.test("runFinetune() frees everything on images", async () => {
+  await using _ = await openStripes();
+  using setup = await prepareFinetune(stripesRun({ method: "vpt-deep", epochs: 0.3, out: "run" }), memoryOutput());
+  await assertNoLeak("runFinetune", setup.backend, () => runFinetune(setup, {}, memoryOutput()));
+});
+
+Deno.test("openVision() gives the same batches from any place on, and varies images only to train", async () => {
+  await using _ = await openStripes();
+  using setup = await prepareFinetune(stripesRun({ cropPadding: 2, flip: true }), memoryOutput());
+  const { subject } = setup;
+  const take = async (start: number, count: number) => {
+    await using batches = new EpochBatches(subject, start);
+    const taken = [];
+    for (let i = 0; i < count; i++) taken.push(await batches.next() as ImageRows);
+    return taken.map(({ rows, labels, pixels }) => [[...rows], [...labels], [...pixels]]);
+  };
+  const all = await take(0, 12);
+  assert.deepEqual(await take(7, 5), all.slice(7));
+  const [epochs, places] = [2, 60];
+  const seen = all.slice(0, subject.batchesAnEpoch * epochs).flatMap(([rows]) => rows);
+  assert.equal(seen.length, epochs * places);
+  assert.deepEqual(new Set(seen.slice(0, places)), new Set(seen.slice(places)));
+  const [once, again] = await Promise.all([1, 2].map(() => subject.measure(setup.method.view())));
+  assert.deepEqual([once.loss, once.scores], [again.loss, again.scores]);
+});
+
+Deno.test("finetune() leaves prompts and adapters that the models package reads", async () => {
+  await using workspace = await openStripes();
+  await run(workspace, `${FINETUNE} --method vpt-deep --prompts 2 --epochs 0.3 --out prompts`);
+  await run(workspace, `${FINETUNE} --method lora --rank 2 --epochs 0.3 --no-merge --out lora`);
+  using backend = loopsBackend();
+  using task = await loadVisualPrompts(backend, new FileFolder("prompts/best-adapter"), tinyVitConfig());
+  assert.deepEqual([task.labels, task.baseModel, task.prompts], [[...STRIPES], "base", {
+    deep: true,
+    numTokens: 2,
+    dropout: 0,
+  }]);
+  const { params } = await loadVit(backend, new FileFolder("base"), { head: "new", headSeed: 1, config: task.config });
+  using base = params;
+  using lora = await loadPeft(new FileFolder("lora/best-adapter"), base);
+  assert.deepEqual([lora.taskType, lora.lora.targets, lora.lora.modulesToSave], [undefined, ["query", "value"], [
+    "classifier",
+  ]]);
+  assert.deepEqual([...Deno.readDirSync("prompts")].map(({ name }) => name).filter((name) => name === "best"), []);
+});
+
+Deno.test("finetune() trains the head of a RoBERTa alone when the method is linear", async () => {
+  await using workspace = await Workspace.open();
+  await writeTinyRoberta("roberta");
+  await writeToyTask("task");
+  const { out } = await run(
+    workspace,
+    "finetune --model roberta --task sst2 --data task --method linear --epochs 6 --out run",
+  );
+  assert.ok(Number(/^accuracy (\d\.\d+)/.exec(out)![1]) > 0.6, out);
+  assert.match(out, /trained parameters 1,122 /);
+  const evaluated = await run(workspace, "eval --model run --task sst2 --data task");
+  assert.match(evaluated.out, new RegExp(`accuracy ${/^accuracy (\S+)/.exec(out)![1]},`));
+});
+
+Deno.test("plan counts what prompts are of ViT-B/16, and what training a ViT takes", async () => {
+  await using workspace = await Workspace.open();
+  const planned = async (flags: string) => {
+    const { code, out, err } = await workspace.run(
+      "plan",
+      ...flags.split(" "),
+      "--device",
+      "cpu",
+      "--batch",
+      "2",
+      "--json",
+    );
+    assert.equal(code, 0, err);
+    return JSON.parse(out);
+  };
+  const deep = await planned("--model vit-base-16 --method vpt-deep --prompts 50");
+  const head = 2 * 769;
+  assert.equal(deep.trainedParameters, 460_800 + head);
+  assert.equal((100 * (deep.trainedParameters - head) / (deep.parameters - head)).toFixed(3), "0.537");
+  assert.deepEqual([deep.adapterBytes, deep.gradientBytes], [4 * deep.trainedParameters, 4 * deep.trainedParameters]);
+  assert.deepEqual([deep.optimizerBytes, deep.task], [8 * deep.trainedParameters, "images"]);
+  const whole = await planned("--model vit-tiny-16 --optimizer adamw");
+  assert.deepEqual([whole.trainedParameters, whole.optimizerBytes], [whole.parameters, 8 * whole.parameters]);
+});
