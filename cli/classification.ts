@@ -32,7 +32,7 @@ export async function openClassification(run: Finetune, output: Output): Promise
   const task = await resolveTask(run);
   const folder = new FileFolder(run.model);
   const stored = await loadRobertaConfig(folder);
-  const config = withLabels(stored, task.labels);
+  const config = { ...withLabels(stored, task.labels), ...dropoutOf(run) };
   const positions = config.max_position_embeddings - config.pad_token_id - 1;
   const maxLength = run.maxLength ?? Math.min(USUAL_LENGTH, positions);
   const tokenizer = await loadTokenizer(run.model);
@@ -57,6 +57,11 @@ export async function openClassification(run: Finetune, output: Output): Promise
     loss: (view, rows, options) => classificationLoss(view, config, rows, options),
     measure: (view) => measureTask(view, config, data, batching),
   };
+}
+
+/** What `--dropout` changes of a configuration. */
+function dropoutOf({ dropout }: Finetune): Partial<RobertaConfig> {
+  return dropout === undefined ? {} : { hidden_dropout_prob: dropout, attention_probs_dropout_prob: dropout };
 }
 
 /** @throws RangeError when a tokenizer has ids that a model has not */

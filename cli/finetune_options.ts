@@ -56,6 +56,8 @@ export interface Finetune extends Omit<OptimizerOptions, "rank">, MethodOptions,
   readonly steps?: number;
   /** Tokens of an example, special ones included, before it is cut. Default: 128, or all that there are positions for. */
   readonly maxLength?: number;
+  /** Of sentences: the share of activations that is dropped in training, in place of what the model's configuration says. */
+  readonly dropout?: number;
   /** Of conversations: tokens of a row that they are packed into. Default: 512, or all that there are positions for. */
   readonly seq?: number;
   /** Of conversations: cut those that are longer than a row, rather than refuse them. */
@@ -130,6 +132,9 @@ function checkMethod(task: string, method: Finetune["method"]): void {
 /** @throws RangeError for a length that the task has no use for */
 function checkLengthFlags(task: string, asked: Partial<Finetune>): void {
   const { seq, maxLength, truncate } = asked;
+  if (asked.dropout !== undefined && (task === SFT || task === IMAGES)) {
+    throw new RangeError(`Cannot use --dropout with --task ${task}: it is for tasks of sentences`);
+  }
   const imageFlag = (["crop", "cropPadding", "flip"] as const).find((key) => asked[key]);
   if (imageFlag && task !== IMAGES) {
     throw new RangeError(`Cannot use --${kebab(imageFlag)} with --task ${task}: it is for images`);
@@ -199,6 +204,14 @@ export const finetuneFlags = {
     min: 5,
     help: "tokens of an example before it is cut",
     defaultHelp: String(USUAL_LENGTH),
+    group: GROUPS.model,
+  },
+  dropout: {
+    type: "number",
+    min: 0,
+    max: 0.99,
+    help: "part of the activations that is dropped in training, for tasks of sentences",
+    defaultHelp: "the model's",
     group: GROUPS.model,
   },
   seq: {

@@ -182,6 +182,18 @@ Deno.test("finetune() learns a score of pairs from a file of one's own", async (
   assert.match(evaluated.out, /^loss \d\.\d+, pearson \d\.\d+/);
 });
 
+Deno.test("finetune() drops what --dropout says, and the folder remembers it", async () => {
+  await using workspace = await openToy();
+  const losses = [];
+  for (const rate of [0, 0.5]) {
+    await finetune(workspace, `--method full --lr 0.001 --epochs 1 --dropout ${rate} --out run-${rate}`);
+    losses.push((await readMetrics(`run-${rate}/metrics.jsonl`)).map((row) => "loss" in row ? row.loss : 0));
+    const config = JSON.parse(await Deno.readTextFile(`run-${rate}/best/config.json`));
+    assert.deepEqual([config.hidden_dropout_prob, config.attention_probs_dropout_prob], [rate, rate]);
+  }
+  assert.notDeepEqual(losses[0], losses[1]);
+});
+
 Deno.test("runFinetune() leaves no tensor behind", async () => {
   await using _ = await openToy();
   using setup = await prepareFinetune(toyRun({ method: "dora", epochs: 1, out: "run" }), memoryOutput());
