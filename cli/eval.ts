@@ -41,7 +41,8 @@ export const evalVerb = defineVerb({
     task: {
       type: "string",
       value: "NAME",
-      help: "a task of GLUE, such as sst2, or own: for a RoBERTa; sft: the answers of conversations; or images: for a ViT",
+      help:
+        "a task of GLUE, such as sst2, or own: for a RoBERTa; sft: the answers of conversations; or images: for a ViT",
     },
     crop: imageFlags.crop,
     ...ownTaskFlags,

@@ -1,6 +1,6 @@
 /**
- * `eval --task images`: how well a vision transformer tells the images of a store, in all, by class, and what it takes for
- * what. An adapter is a task's prompts and head, or PEFT's files.
+ * `eval --task images`: how well a vision transformer tells the images of a store, in all, by class, and what it takes
+ * for what. An adapter is a task's prompts and head, or PEFT's files.
  */
 import type { Backend, ParamsView } from "../core/mod.ts";
 import {

@@ -65,7 +65,7 @@ export async function saveBest(folder: string, parts: SavedParts): Promise<void>
   if (isWrittenWhole(parts)) {
     await writeFolderDurably(folder, BEST, async (writer) => {
       using merged = method.merged!();
-      await saveModel(writer, merged, subject.config, subject.files);
+      await saveModel(writer, merged.weights, subject.config, subject.files);
     });
   }
   if (method.saveAdapter) await writeFolderDurably(folder, BEST_ADAPTER, (writer) => method.saveAdapter!(writer));

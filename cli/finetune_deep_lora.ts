@@ -3,28 +3,23 @@
  * gradient. For use it is written as the LoRA adapter that its product is, in PEFT's files; for going on, which needs the
  * factors themselves, as `deep_lora.safetensors` in a checkpoint.
  */
-import { add, backward, own, type Params, scope, type Tensor } from "../core/mod.ts";
+import { add, backward, own, scope, type Tensor } from "../core/mod.ts";
 import {
-  checkWeights,
   collapsedConfig,
   collapseDeepLora,
   DEEP_LORA_OUTER,
   DEEP_LORA_TENSORS,
   type DeepLoraConfig,
   deepLoraWeights,
-  type FolderWriter,
   initDeepLora,
-  mergeDeepLora,
-  openSafetensors,
-  paramEntries,
+  loraMergedWeights,
   savePeft,
   withDeepLora,
-  writeSafetensors,
 } from "../models/mod.ts";
-import type { FileFolder } from "./files.ts";
 import { loraConfigOf } from "./finetune_lora.ts";
-import type { FinetuneMethod, MethodContext } from "./finetune_method.ts";
+import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import { EpochBatches } from "./finetune_subject.ts";
+import { restoreTrained, saveTrained } from "./trained_file.ts";
 
 /** The factors of a checkpoint. */
 const FACTORS_FILE = "deep_lora.safetensors";
@@ -54,9 +49,12 @@ export async function deepLoraMethod(context: MethodContext): Promise<FinetuneMe
     ...{ trained, projected: DEEP_LORA_TENSORS, hasAdapter: true },
     ...run.deepCompress ? { rates: [[DEEP_LORA_OUTER, run.deepGamma]] } : {},
     view: (dropoutKey) => withDeepLora(base, [{ params: trained, config }], { dropoutKey }),
-    merged: () => mergeDeepLora(base, trained, config),
-    saveState: (writer) => saveFactors(writer, trained),
-    restoreState: (folder) => restoreFactors(folder, trained),
+    merged: () => {
+      const collapsed = collapseDeepLora(trained);
+      return mergedModel(loraMergedWeights(base, collapsed, collapsedConfig(config)), collapsed);
+    },
+    saveState: (writer) => saveTrained(writer, FACTORS_FILE, trained),
+    restoreState: (folder) => restoreTrained(folder, FACTORS_FILE, trained),
     saveAdapter: async (writer) => {
       using collapsed = collapseDeepLora(trained);
       await savePeft(writer, collapsed, peft, base.entries());
@@ -91,24 +89,5 @@ async function firstGradients(
     return host;
   } finally {
     for (const sum of sums.values()) sum.dispose();
-  }
-}
-
-async function saveFactors(writer: FolderWriter, trained: Params): Promise<void> {
-  await using sink = await writer.create(FACTORS_FILE);
-  await writeSafetensors(sink, paramEntries(trained));
-}
-
-/** @throws SyntaxError or RangeError for another adapter's factors */
-async function restoreFactors(folder: FileFolder, trained: Params): Promise<void> {
-  await using source = await folder.open(FACTORS_FILE);
-  const { tensors, bytes } = await openSafetensors(source);
-  const listed = {
-    ...{ name: `${folder.name}/${FACTORS_FILE}`, names: [...tensors.keys()], has: (name: string) => tensors.has(name) },
-    info: (name: string) => tensors.get(name)!,
-  };
-  checkWeights(listed, new Map([...trained.entries()].map(([name, { shape }]) => [name, { shape, what: "factor" }])));
-  for (const [name, tensor] of trained.entries()) {
-    tensor.write(new Float32Array((await bytes(name)).slice().buffer));
   }
 }

@@ -4,15 +4,15 @@
  */
 import {
   type FloraConfig,
+  floraMergedWeights,
   type HiraConfig,
   initFlora,
   loadHira,
-  mergeFlora,
   saveHira,
   withFlora,
 } from "../models/mod.ts";
 import { loraConfigOf } from "./finetune_lora.ts";
-import type { FinetuneMethod, MethodContext } from "./finetune_method.ts";
+import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import type { Finetune } from "./finetune_options.ts";
 import type { Subject } from "./finetune_subject.ts";
 
@@ -25,7 +25,7 @@ export function floraMethod({ base, run, subject, modelFolder }: MethodContext):
   return {
     ...{ trained, projected: /\.flora_[AB]$/, hasAdapter: true },
     view: (dropoutKey) => withFlora(base, [{ params: trained, config: flora }], undefined, { dropoutKey }),
-    merged: () => mergeFlora(base, trained, flora),
+    merged: () => mergedModel(floraMergedWeights(base, trained, flora)),
     saveState: (writer) => saveHira(writer, trained, hira, base.entries()),
     saveAdapter: (writer) => saveHira(writer, trained, hira, base.entries()),
     restoreState: async (folder) => {

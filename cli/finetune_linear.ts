@@ -3,8 +3,8 @@
  * nor states. Of a ViT the head is written as a task's file too, as prompts are that there are none of.
  */
 import { Params } from "../core/mod.ts";
-import { saveVisualPrompts } from "../models/mod.ts";
-import { type FinetuneMethod, type MethodContext, sharedParams } from "./finetune_method.ts";
+import { mergedWeights, saveVisualPrompts } from "../models/mod.ts";
+import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import { restoreTrained, saveTrained } from "./trained_file.ts";
 
 /** The head in a checkpoint. */
@@ -22,7 +22,7 @@ export function linearMethod({ base, subject, modelFolder }: MethodContext): Fin
   return {
     ...{ trained, projected: /(?!)/, hasAdapter: true },
     view: () => base,
-    merged: () => sharedParams(base),
+    merged: () => mergedModel(mergedWeights(base)),
     saveState: (writer) => saveTrained(writer, HEAD_FILE, trained),
     restoreState: (folder) => restoreTrained(folder, HEAD_FILE, trained),
     ...modelType === "vit" ? { saveAdapter: (writer) => saveVisualPrompts(writer, trained, task) } : {},

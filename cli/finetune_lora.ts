@@ -1,6 +1,6 @@
 /** LoRA and DoRA as ways to fine-tune: an adapter beside frozen weights, in PEFT's files. */
-import { initLora, loadPeft, type LoraConfig, mergeLora, savePeft, withLora } from "../models/mod.ts";
-import type { FinetuneMethod, MethodContext } from "./finetune_method.ts";
+import { initLora, loadPeft, type LoraConfig, loraMergedWeights, savePeft, withLora } from "../models/mod.ts";
+import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import type { Finetune } from "./finetune_options.ts";
 import type { Subject } from "./finetune_subject.ts";
 
@@ -13,7 +13,7 @@ export function loraMethod({ base, run, subject, modelFolder }: MethodContext): 
   return {
     ...{ trained, projected: /\.lora_[AB]\.weight$/, hasAdapter: true },
     view: (dropoutKey) => withLora(base, [{ params: trained, config: lora }], { dropoutKey }),
-    merged: () => mergeLora(base, trained, lora),
+    merged: () => mergedModel(loraMergedWeights(base, trained, lora)),
     saveState: (writer) => savePeft(writer, trained, peft, base.entries()),
     saveAdapter: (writer) => savePeft(writer, trained, peft, base.entries()),
     restoreState: async (folder) => {

@@ -2,8 +2,8 @@
  * From `--method` to what is trained and how the model sees it. A method is a function in a file of its own; the run knows
  * only this interface, so that it never asks which one it has.
  */
-import { type Key, Params, type ParamsView } from "../core/mod.ts";
-import type { FolderWriter, VisualPrompts } from "../models/mod.ts";
+import type { Key, Params, ParamsView } from "../core/mod.ts";
+import { type FolderWriter, type MergedWeight, mergedWeights, type VisualPrompts } from "../models/mod.ts";
 import type { Optimizer, Schedule, ScheduleOptions } from "../optimizers/mod.ts";
 import { loadParams, saveModel } from "./checkpoint.ts";
 import type { FileFolder } from "./files.ts";
@@ -36,7 +36,7 @@ export interface FinetuneMethod extends Disposable {
   /** Learned tokens that the model sees beside the weights. */
   readonly prompts?: VisualPrompts;
   /** The plain weights of the model, for a folder, where what is trained can be folded into them. Dispose it. */
-  merged?(): Params;
+  merged?(): MergedModel;
   /** Writes what a resumed run needs, beside the optimizer's state, to take the same next step. */
   saveState(writer: FolderWriter): Promise<void>;
   /** Puts back what `saveState` wrote. */
@@ -49,6 +49,11 @@ export interface FinetuneMethod extends Disposable {
     /** Outside every scope. Says what it did, for the log. */
     run(step: number, optimizer: Optimizer): Promise<string>;
   };
+}
+
+/** A model to be written, each weight made when its turn comes. */
+export interface MergedModel extends Disposable {
+  readonly weights: readonly MergedWeight[];
 }
 
 /** What a method is made of. */
@@ -96,16 +101,14 @@ function everyWeight({ base, subject: { projected, config, files } }: MethodCont
   return {
     ...{ trained: base, projected, hasAdapter: false },
     view: () => base,
-    merged: () => sharedParams(base),
+    merged: () => mergedModel(mergedWeights(base)),
     saveState: (writer) => saveModel(writer, base, config, files),
     restoreState: (folder) => loadParams(folder, base),
     [Symbol.dispose]: () => {},
   };
 }
 
-/** The same tensors, held once more. */
-export function sharedParams(params: Params): Params {
-  const held = new Params(params.backend);
-  for (const [name, tensor] of params.entries()) held.set(name, tensor.retained());
-  return held;
+/** A model of these weights, with what they are made from, which it takes over. */
+export function mergedModel(weights: readonly MergedWeight[], source?: Disposable): MergedModel {
+  return { weights, [Symbol.dispose]: () => source?.[Symbol.dispose]() };
 }

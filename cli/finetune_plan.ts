@@ -13,7 +13,7 @@ import { llamaWeights, type NamedShapes, robertaWeights, vitWeights } from "../m
 import { type Device, largestTensorOf } from "./device.ts";
 import { isWrittenWhole } from "./finetune_checkpoint.ts";
 import { chooseFinetuneOptimizer } from "./finetune_choice.ts";
-import { type FinetuneMethod, finetuneMethod } from "./finetune_method.ts";
+import { type FinetuneMethod, finetuneMethod, type MergedModel } from "./finetune_method.ts";
 import type { Finetune } from "./finetune_options.ts";
 import type { Subject, SubjectRows } from "./finetune_subject.ts";
 import { type MemoryPlan, planRequest, stateBytesOf } from "./memory_plan.ts";
@@ -88,7 +88,7 @@ export async function planFinetune(request: FinetunePlanRequest): Promise<Finetu
   using optimizer = new Optimizer(method.trained, routing, driverOptions(run, backend));
   const [first, second, third] = await stepsOf(request, { backend, method, optimizer });
   backend.resetPeak();
-  if (isWrittenWhole({ method, run })) method.merged!().dispose();
+  if (isWrittenWhole({ method, run })) makeEach(method.merged!());
   const writing = peakOf(backend);
   const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
   const standing = modelBytes + adapterBytes + optimizerBytes + projectorBytes;
@@ -151,6 +151,12 @@ function peakOf(backend: DryBackend): Pick<StepPlan, "peak" | "held"> {
   return { peak: backend.memory().peak, held: backend.peakHeld() };
 }
 
+/** Makes a model's weights as they are written: one at a time. */
+export function makeEach(merged: MergedModel): void {
+  using model = merged;
+  for (const { make } of model.weights) make().dispose();
+}
+
 /**
  * The batch of an epoch that takes the most memory: the largest, and of equals one with padding, whose mask is memory too.
  * Which examples meet in a batch differs between epochs; how long the longest batch is does not. Batches that must be
@@ -191,7 +197,7 @@ function partsOf(plan: FinetunePlan): string {
   const { weightBytes, adapterBytes, optimizerBytes, projectorBytes, heldBytes } = plan;
   const state = optimizerBytes + projectorBytes;
   const isWriting = plan.writingBytes === plan.peakBytes;
-  const rest = isWriting ? "the merged model (none with --no-merge)" : "gradients and activations";
+  const rest = isWriting ? "a merged weight" : "gradients and activations";
   const parts: [what: string, bytes: number][] = [
     ["weights", weightBytes],
     ["adapter", adapterBytes],

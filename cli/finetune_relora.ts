@@ -6,9 +6,9 @@
  * There is no adapter to write: all changes together are the product of factors of as many times the rank as there were
  * cycles. What a run leaves is the whole model.
  */
-import { initLora, type LoraConfig, mergeLora, withLora } from "../models/mod.ts";
+import { initLora, type LoraConfig, loraMergedWeights, withLora } from "../models/mod.ts";
 import { loraConfigOf } from "./finetune_lora.ts";
-import type { FinetuneMethod, MethodContext } from "./finetune_method.ts";
+import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import { type ReloraParts, restartsOf, restoreRelora, saveRelora } from "./relora.ts";
 
 /** Trains an adapter of LoRA with restarts. @throws RangeError for restarts that do not divide the run */
@@ -22,7 +22,7 @@ export function reloraMethod({ base, run, subject, steps }: MethodContext): Fine
     ...{ trained, projected: /\.lora_[AB]\.weight$/, hasAdapter: true },
     schedule: restarts.schedule,
     view: (dropoutKey) => withLora(base, [{ params: trained, config: lora }], { dropoutKey }),
-    merged: () => mergeLora(base, trained, lora),
+    merged: () => mergedModel(loraMergedWeights(base, trained, lora)),
     saveState: (writer) => saveRelora(writer, parts),
     restoreState: (folder) => restoreRelora(folder, parts),
     occasion: {

@@ -60,7 +60,7 @@ function pictureHtml({ address, caption, detail, isRight }: ReportPicture): stri
 function confusionHtml({ classes, counts }: ReportConfusion): string {
   const isSmall = classes.length <= MOST_CLASSES;
   const note = isSmall
-    ? "Rows are what images are, columns what they are taken for; the darker, the larger a part of the row."
+    ? "Rows are what images are, columns what they are taken for; the stronger the colour, the larger a part of the row."
     : `The mistakes that are made most, of ${classes.length} classes.`;
   const body = isSmall ? matrixSvg(classes, counts) : mistakesTable(classes, counts);
   return `<section><h2>Confusion</h2><p class="note">${note}</p>${body}</section>`;

@@ -105,7 +105,8 @@ for (const svg of document.querySelectorAll("svg[data-plot]")) {
 /** A whole HTML page around a body that is already HTML. */
 export function pageHtml(title: string, body: string): string {
   const hash = createHash("sha256").update(SCRIPT).digest("base64");
-  const policy = `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${hash}'; base-uri 'none'; img-src data:`;
+  const policy =
+    `default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-${hash}'; base-uri 'none'; img-src data:`;
   return `<!doctype html>
 <html lang="en">
 <head>

@@ -1,8 +1,9 @@
 /**
- * Training of a vision transformer on labelled images: a `Subject` from a store of images and a model, by name or folder.
+ * Training of a vision transformer on labelled images: a `Subject` from a store of images and a model, by name or in a
+ * folder.
  *
- * The loss is the cross-entropy of the class; the validation split is what the model is measured on. Images are normalised as
- * the model's folder says. What is written beside the weights is what Hugging Face needs to do the same.
+ * The loss is the cross-entropy of the class; the validation split is what the model is measured on. Images are
+ * normalised as the model's folder says. What is written beside the weights is what Hugging Face needs to do the same.
  */
 import { fromArray, type ParamsView, type Tensor } from "../core/mod.ts";
 import type { ImageStore } from "../data/mod.ts";

@@ -1,6 +1,6 @@
 /**
- * From `--data` to batches of labelled images: an image store, its training split in the order of every epoch, varied as the
- * options say, and its validation split as it is. Stores are made by `prepare --images`; nothing is decoded here.
+ * From `--data` to batches of labelled images: an image store, its training split in the order of every epoch, varied as
+ * the options say, and its validation split as it is. Stores are made by `prepare --images`; nothing is decoded here.
  */
 import {
   ImageBatches,
@@ -101,8 +101,8 @@ function rowsOf(
 }
 
 /**
- * Batches to train on from any place on. Where one epoch follows the other, or a run goes on, the same reader does. Close
- * it: it may have a thread.
+ * Batches to train on from any place on. Where one epoch follows the other, the same reader goes on. Dispose it: it may
+ * have a thread.
  */
 export class TrainingImages implements Disposable {
   #stream: ImageBatches | undefined;

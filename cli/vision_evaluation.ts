@@ -1,4 +1,4 @@
-/** What a vision transformer says of images, beside what they are: accuracy and loss, by class too, and what is taken for what. */
+/** What a vision transformer says of images, beside what they are: accuracy and loss, by class, and what is confused. */
 import { type Backend, fromArray, noGrad, type ParamsView, scope, type Tensor } from "../core/mod.ts";
 import { type VisualPrompts, type VitConfig, vitLogits } from "../models/mod.ts";
 import type { ImageRows } from "./vision_data.ts";

@@ -1,6 +1,6 @@
 /**
- * From `--model` to a ViT for the images of a store: a built-in name takes their size and channels and draws its weights, a
- * folder's model is kept, save that its positions are resampled for images of another size.
+ * From `--model` to a ViT for the images of a store: a built-in name takes their size and channels and draws its
+ * weights, a folder's model is kept, save that its positions are resampled for images of another size.
  *
  * The head of a folder goes on only where it is for the store's classes; for others a new one is drawn.
  */

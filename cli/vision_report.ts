@@ -1,4 +1,4 @@
-/** What a report shows of a model on images: some that it knows and some that it does not, and what it takes for what. */
+/** What a report shows of a model on images: some that it knows, some that it does not, and what it takes for what. */
 import { type ImageStore, resizeImage } from "../data/mod.ts";
 import { pngAddress } from "./png.ts";
 import type { ReportData } from "./report.ts";

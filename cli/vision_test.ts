@@ -1,4 +1,4 @@
-/** Training and fine-tuning of vision transformers: every method learns, leaves folders that load, and goes on with the same bits. */
+/** Fine-tuning of vision transformers: every method learns and leaves folders that load, and what stays frozen stays. */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/mod.ts";
 import { backward, type HostArray, type Params, scope } from "../core/mod.ts";
@@ -10,29 +10,17 @@ import { runFinetune } from "./finetune_run.ts";
 import { prepareFinetune } from "./finetune_setup.ts";
 import { EpochBatches } from "./finetune_subject.ts";
 import { memoryOutput } from "./log.ts";
-import { readMetrics } from "./metrics.ts";
-import { STRIPES, tinyVitConfig, writeTinyImages, writeTinyVit } from "./testing/tiny_images.ts";
+import {
+  FINETUNE_STRIPES,
+  openStripes,
+  runOnCpu,
+  STRIPES,
+  tinyVitConfig,
+  writeTinyImages,
+} from "./testing/tiny_images.ts";
 import { writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
-import { fingerprint, type Outcome, Workspace } from "./testing/workspace.ts";
+import { fingerprint, Workspace } from "./testing/workspace.ts";
 import type { ImageRows } from "./vision_data.ts";
-
-const DEVICE = "--device cpu --threads 1 --blas off";
-
-/** A workspace with the tiny ViT in `base` and images in `stripes.zarr`. */
-async function openStripes(): Promise<Workspace> {
-  const workspace = await Workspace.open();
-  await writeTinyVit("base");
-  await writeTinyImages("stripes.zarr");
-  return workspace;
-}
-
-async function run(workspace: Workspace, command: string): Promise<Outcome> {
-  const outcome = await workspace.run(...`${command} ${DEVICE}`.split(" "));
-  assert.equal(outcome.code, 0, outcome.err);
-  return outcome;
-}
-
-const FINETUNE = "finetune --model base --task images --data stripes.zarr --batch 12";
 
 /** Command lines by method, and what `eval` is given of the run. */
 const LEARNING: Readonly<Record<string, readonly [flags: string, model: string]>> = {
@@ -48,7 +36,7 @@ for (const [method, [flags, model]] of Object.entries(LEARNING)) {
   Deno.test(`finetune() learns to tell images and leaves what eval reads when the method is ${method}`, async () => {
     await using workspace = await openStripes();
     const before = await fingerprint("base");
-    const { out, err } = await run(workspace, `${FINETUNE} --method ${method} ${flags} --out run`);
+    const { out, err } = await runOnCpu(workspace, `${FINETUNE_STRIPES} --method ${method} ${flags} --out run`);
     const [, said] = /^accuracy (\d\.\d+) at step \d+; trained parameters .*; images\/s \d/.exec(out)!;
     assert.ok(Number(said) > 0.9, out);
     assert.match(
@@ -56,7 +44,7 @@ for (const [method, [flags, model]] of Object.entries(LEARNING)) {
       /note: the head of base, for LABEL_0, LABEL_1, is left aside: one for 3 classes is drawn from seed 1/,
     );
     assert.deepEqual(await fingerprint("base"), before);
-    const json = await run(workspace, `eval ${model} --task images --data stripes.zarr --json`);
+    const json = await runOnCpu(workspace, `eval ${model} --task images --data stripes.zarr --json`);
     const measured = JSON.parse(json.out);
     assert.equal(measured.accuracy.toFixed(4), said);
     assert.deepEqual(measured.classes.map(({ name, images }: { name: string; images: number }) => [name, images]), [
@@ -68,7 +56,7 @@ for (const [method, [flags, model]] of Object.entries(LEARNING)) {
 
 Deno.test("finetune() writes a folder for Hugging Face and a report with pictures and what is taken for what", async () => {
   await using workspace = await openStripes();
-  await run(workspace, `${FINETUNE} --epochs 0.3 --out run`);
+  await runOnCpu(workspace, `${FINETUNE_STRIPES} --epochs 0.3 --out run`);
   const config = JSON.parse(await Deno.readTextFile("run/best/config.json"));
   assert.deepEqual(config.architectures, ["ViTForImageClassification"]);
   assert.deepEqual(config.id2label, { "0": "0", "1": "1", "2": "2" });
@@ -88,71 +76,14 @@ Deno.test("finetune() resamples positions, and keeps a folder's normalisation, w
   await using workspace = await openStripes();
   await writeTinyImages("larger.zarr", { side: 28, count: 30 });
   await Deno.writeTextFile("base/preprocessor_config.json", JSON.stringify({ image_mean: [0.4], image_std: [0.25] }));
-  const { err } = await run(
-    workspace,
-    `${FINETUNE} --data larger.zarr --epochs 0.5 --out run`.replace("--data stripes.zarr ", ""),
-  );
+  const larger = "finetune --model base --task images --data larger.zarr --epochs 0.5";
+  const { err } = await runOnCpu(workspace, `${larger} --out run`);
   assert.match(err, /note: the positions of base, for images of 14 x 14, are resampled for 28 x 28/);
   assert.deepEqual((await loadVitConfig(new FileFolder("run/best"))).image_size, 28);
   const { image_mean, image_std } = JSON.parse(await Deno.readTextFile("run/best/preprocessor_config.json"));
   assert.deepEqual([image_mean, image_std], [[0.4], [0.25]]);
-  const cropped = await run(
-    workspace,
-    `${FINETUNE} --data larger.zarr --crop 14 --epochs 0.5 --out cut`.replace("--data stripes.zarr ", ""),
-  );
+  const cropped = await runOnCpu(workspace, `${larger} --crop 14 --out cropped`);
   assert.doesNotMatch(cropped.err, /resampled/);
-});
-
-const RESUMED = [
-  "--method vpt-deep --prompts 3 --prompt-dropout 0.1 --crop-padding 2 --flip",
-  "--method linear --grad-accum 2",
-  "--method galore --rank 4 --update-proj-gap 5",
-];
-
-for (const flags of RESUMED) {
-  Deno.test(`finetune() gives the same bits on images when resumed: ${flags}`, async () => {
-    await using workspace = await openStripes();
-    const flagged = `${FINETUNE} ${flags} --epochs 4 --save-every 3 --eval-every 4 --keep 9`;
-    await run(workspace, `${flagged} --out whole`);
-    await run(workspace, `${flagged} --out cut`);
-    await assertSameWhenCut(workspace, "finetune", 6);
-  });
-}
-
-/** Takes the run `cut` back to a step, goes on, and holds it to the run `whole`. */
-async function assertSameWhenCut(workspace: Workspace, verb: string, at: number): Promise<void> {
-  const steps = [...Deno.readDirSync("cut/checkpoints")].map(({ name }) => Number(name.slice(5)));
-  for (const step of steps) if (step > at) await Deno.remove(`cut/checkpoints/step-${step}`, { recursive: true });
-  const { code, err } = await workspace.run(verb, "--resume", "cut");
-  assert.equal(code, 0, err);
-  assert.match(err, new RegExp(`going on after step ${at}`));
-  const [whole, cut] = await Promise.all(
-    ["whole", "cut"].map((name) => fingerprint(`${name}/checkpoints/step-${Math.max(...steps)}`)),
-  );
-  assert.deepEqual(Object.values(cut), Object.values(whole));
-  const rows = async (name: string) =>
-    (await readMetrics(`${name}/metrics.jsonl`)).map((row) => "loss" in row ? [row.step, row.loss] : row);
-  assert.deepEqual(await rows("cut"), await rows("whole"));
-}
-
-Deno.test("train() trains a built-in ViT from drawn weights, and goes on with the same bits", async () => {
-  await using workspace = await openStripes();
-  const flags = "train --model vit-0.2m --data stripes.zarr --optimizer galore_adamw --rank 8 --update-proj-gap 5 " +
-    "--batch 12 --steps 12 --save-every 4 --eval-every 6 --keep 9 --crop-padding 1";
-  const { out, err } = await run(workspace, `${flags} --out whole`);
-  assert.match(out, /^accuracy \d\.\d+ at step \d+; trained parameters 20\d,\d+ \(100\.00%\)/);
-  assert.match(err, /galore\(adamw\) rank 8/);
-  const { run: saved, model } = JSON.parse(await Deno.readTextFile("whole/config.json"));
-  assert.deepEqual([saved.task, saved.steps, saved.rank, model.image_size], ["images", 12, 8, 14]);
-  const [first] = await readMetrics("whole/metrics.jsonl");
-  assert.ok("loss" in first && Math.abs(first.loss - Math.log(3)) < 0.1, "new weights tell nothing");
-  await run(workspace, `${flags} --out cut`);
-  await assertSameWhenCut(workspace, "train", 4);
-  const folder = await run(
-    workspace,
-    "train --model whole --data stripes.zarr --steps 2 --batch 12 --optimizer muon --out more",
-  );
-  assert.doesNotMatch(folder.err, /left aside|has no head/);
 });
 
 /** A run as the module's functions take it. */
@@ -249,8 +180,8 @@ Deno.test("openVision() gives the same batches from any place on, and varies ima
 
 Deno.test("finetune() leaves prompts and adapters that the models package reads", async () => {
   await using workspace = await openStripes();
-  await run(workspace, `${FINETUNE} --method vpt-deep --prompts 2 --epochs 0.3 --out prompts`);
-  await run(workspace, `${FINETUNE} --method lora --rank 2 --epochs 0.3 --no-merge --out lora`);
+  await runOnCpu(workspace, `${FINETUNE_STRIPES} --method vpt-deep --prompts 2 --epochs 0.3 --out prompts`);
+  await runOnCpu(workspace, `${FINETUNE_STRIPES} --method lora --rank 2 --epochs 0.3 --no-merge --out lora`);
   using backend = loopsBackend();
   using task = await loadVisualPrompts(backend, new FileFolder("prompts/best-adapter"), tinyVitConfig());
   assert.deepEqual([task.labels, task.baseModel, task.prompts], [[...STRIPES], "base", {
@@ -271,13 +202,13 @@ Deno.test("finetune() trains the head of a RoBERTa alone when the method is line
   await using workspace = await Workspace.open();
   await writeTinyRoberta("roberta");
   await writeToyTask("task");
-  const { out } = await run(
+  const { out } = await runOnCpu(
     workspace,
     "finetune --model roberta --task sst2 --data task --method linear --epochs 6 --out run",
   );
   assert.ok(Number(/^accuracy (\d\.\d+)/.exec(out)![1]) > 0.6, out);
   assert.match(out, /trained parameters 1,122 /);
-  const evaluated = await run(workspace, "eval --model run --task sst2 --data task");
+  const evaluated = await runOnCpu(workspace, "eval --model run --task sst2 --data task");
   assert.match(evaluated.out, new RegExp(`accuracy ${/^accuracy (\S+)/.exec(out)![1]},`));
 });
 

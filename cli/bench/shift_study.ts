@@ -55,7 +55,7 @@ interface Method {
   readonly rates: readonly number[];
 }
 
-const LORA_RATES = [5e-3, 1.5e-2, 4e-2];
+const LORA_RATES = [5e-3, 1.5e-2, 4e-2, 1e-1];
 const GALORE_RATES = [1e-3, 3e-3, 9e-3];
 /** Everything but the linear maps stays as it was. */
 const MAPS_ALONE = "--freeze embed_tokens --freeze lm_head --freeze norm";

@@ -27,7 +27,7 @@ const studyVerb = defineVerb({
     data: { type: "string", required: true, value: "FOLDER", help: "train.tsv, dev.tsv and perhaps test.tsv" },
     text: { type: "strings", value: "FILE", help: "more text to pre-train on (.txt, or .jsonl with a text field)" },
     out: { type: "string", required: true, value: "FOLDER", help: "models, results and the table" },
-    steps: { ...whole, default: 6000, help: "steps of pre-training" },
+    steps: { ...whole, default: 3000, help: "steps of pre-training" },
     epochs: { ...whole, default: 3, help: "epochs of each fine-tuning" },
     batch: { ...whole, default: 32, help: "sentences to a batch" },
     only: { type: "string", value: "NAME,NAME", help: "methods to run", defaultHelp: "all" },
@@ -44,6 +44,8 @@ interface Method {
   readonly flags: string;
   readonly rates: readonly number[];
   readonly like?: string;
+  /** From a model that was not pre-trained: what pre-training is worth. */
+  readonly isFresh?: boolean;
 }
 
 const GALORE = "--method galore --scale 1 --update-proj-gap 100";
@@ -56,6 +58,7 @@ const WITH_WHOLE = `${LINEAR} --modules-to-save word_embeddings`;
 
 const METHODS: readonly Method[] = [
   { name: "full", flags: "--method full", rates: [2e-4, 5e-4] },
+  { name: "not pre-trained full", flags: "--method full", rates: [2e-4, 5e-4], isFresh: true },
   { name: "galore r=4", flags: `${GALORE} --rank 4`, rates: [3e-4, 1e-3] },
   { name: "galore r=8", flags: `${GALORE} --rank 8`, rates: [3e-4, 1e-3], like: "galore r=4" },
   { name: "lora r=4", flags: `--method lora --rank 4 --alpha 8 ${WITH_FACTORS}`, rates: [1e-3, 3e-3] },
@@ -96,16 +99,19 @@ async function main(argv: readonly string[]): Promise<number> {
   const splits = await readSplits(options.data);
   const baseline = fitBaseline(splits);
   console.error(`bag of words: ${percent(baseline.dev)} of dev with penalty ${baseline.l2}`);
-  const model = await pretrain(options, splits.train);
+  const model = await pretrain(options, splits.train, { name: "pretrained", steps: options.steps, lr: 0.001 });
+  // one step that moves nothing is a model as it was drawn
+  const fresh = await pretrain(options, splits.train, { name: "drawn", steps: 1, lr: 1e-12 });
   const wanted = options.only?.split(",");
   const methods = METHODS.filter(({ name }) => !wanted || wanted.some((part) => name.startsWith(part)));
   const results: Result[] = [];
   for (const method of methods) {
     const isKnown = results.some((one) => one.method === method.like);
     const rates = isKnown ? [bestRate(results, method.like!)] : method.rates;
-    for (const rate of rates) results.push(await finetune(options, { model, method, rate, seed: SEEDS[0] }));
+    const start = { model: method.isFresh ? fresh : model, method };
+    for (const rate of rates) results.push(await finetune(options, { ...start, rate, seed: SEEDS[0] }));
     const rate = bestRate(results, method.name);
-    for (const seed of SEEDS.slice(1)) results.push(await finetune(options, { model, method, rate, seed }));
+    for (const seed of SEEDS.slice(1)) results.push(await finetune(options, { ...start, rate, seed }));
     const table = tableOf(methods, results, baseline).join("\n") + "\n";
     await writeFileDurably(join(options.out, "table.txt"), table);
   }
@@ -145,9 +151,13 @@ function fitBaseline({ train, dev, test }: Splits): Baseline {
 }
 
 /** A model folder, pre-trained if it is not there yet. */
-async function pretrain(options: StudyOptions, train: readonly Labelled[]): Promise<string> {
-  const { out, text, steps, minCount } = options;
-  const run = join(out, "pretrained");
+async function pretrain(
+  options: StudyOptions,
+  train: readonly Labelled[],
+  { name, steps, lr }: { name: string; steps: number; lr: number },
+): Promise<string> {
+  const { out, text, minCount } = options;
+  const run = join(out, name);
   if (await exists(join(run, "done"))) return await findModel(run);
   const corpus = join(out, "corpus.jsonl");
   if (!await exists(corpus)) {
@@ -165,7 +175,7 @@ async function pretrain(options: StudyOptions, train: readonly Labelled[]): Prom
     ? ["--resume", run]
     : ["--model", "roberta-2m", "--data", corpus, "--tokenizer", words, "--out", run, "--hold-out", "0.03"];
   await call(
-    `train ${start.join(" ")} --device cpu --optimizer muon --weight-decay 0.01 --seq 66 --batch 32 ` +
+    `train ${start.join(" ")} --device cpu --optimizer adamw --lr ${lr} --weight-decay 0.01 --seq 66 --batch 16 ` +
       `--steps ${steps}${threadsOf(options)} --log-every 50 --eval-every 500 --save-every 500 --keep 1`,
     true,
   );

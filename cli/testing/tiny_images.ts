@@ -2,11 +2,13 @@
  * Images of 14 x 14 whose classes are told in seconds, and a ViT of 8,000 weights for them: one kind of stripes each,
  * behind noise. Only tests import this.
  */
+import assert from "node:assert/strict";
 import { loopsBackend } from "../../backends/cpu/mod.ts";
 import { prepareImages } from "../../data/mod.ts";
 import { idxBytes } from "../../data/testing/image_fixture.ts";
 import { initVit, makeVitConfig, saveVit, type VitConfig } from "../../models/mod.ts";
 import { writeFolderDurably } from "../durable.ts";
+import { type Outcome, Workspace } from "./workspace.ts";
 
 /** What the classes are called. */
 export const STRIPES = ["0", "1", "2"] as const;
@@ -42,4 +44,22 @@ export async function writeTinyImages(store: string, { count = 90, side = 14 } =
   await Deno.writeFile("images.idx", idxBytes([count, side, side], labels.flatMap((one, i) => stripes(one, i, side))));
   await Deno.writeFile("labels.idx", idxBytes([count], labels));
   await prepareImages({ inputs: { images: "images.idx", labels: "labels.idx" }, out: store, holdOut: 1 / 3 });
+}
+
+/** A workspace with the tiny ViT in `base` and images in `stripes.zarr`. */
+export async function openStripes(): Promise<Workspace> {
+  const workspace = await Workspace.open();
+  await writeTinyVit("base");
+  await writeTinyImages("stripes.zarr");
+  return workspace;
+}
+
+/** The beginning of a command that fine-tunes the one on the others. */
+export const FINETUNE_STRIPES = "finetune --model base --task images --data stripes.zarr --batch 12";
+
+/** Runs a command on the CPU; it must come to a good end. */
+export async function runOnCpu(workspace: Workspace, command: string): Promise<Outcome> {
+  const outcome = await workspace.run(...`${command} --device cpu --threads 1 --blas off`.split(" "));
+  assert.equal(outcome.code, 0, outcome.err);
+  return outcome;
 }
