@@ -57,8 +57,8 @@ const WITH_FACTORS = `${LINEAR} --targets word_embeddings`;
 const WITH_WHOLE = `${LINEAR} --modules-to-save word_embeddings`;
 
 const METHODS: readonly Method[] = [
-  { name: "full", flags: "--method full", rates: [2e-4, 5e-4] },
-  { name: "not pre-trained full", flags: "--method full", rates: [2e-4, 5e-4], isFresh: true },
+  { name: "full", flags: "--method full", rates: [2e-4, 5e-4, 1e-3] },
+  { name: "not pre-trained full", flags: "--method full", rates: [2e-4, 5e-4, 1e-3], isFresh: true },
   { name: "galore r=4", flags: `${GALORE} --rank 4`, rates: [3e-4, 1e-3] },
   { name: "galore r=8", flags: `${GALORE} --rank 8`, rates: [3e-4, 1e-3], like: "galore r=4" },
   { name: "lora r=4", flags: `--method lora --rank 4 --alpha 8 ${WITH_FACTORS}`, rates: [1e-3, 3e-3] },
