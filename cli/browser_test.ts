@@ -44,8 +44,8 @@ async function withPage(
 
 /** Of the cases of these kernels and fused entries, every n-th run. */
 const NTH: { readonly [Name in KernelName | FusedName]?: number } = {
-  ...{ unary: 4, binary: 5, cast: 5, reduce: 5, matmul: 12 },
-  ...{ softmax: 4, crossEntropy: 6, rmsNorm: 4, layerNorm: 4, attention: 18 },
+  ...{ unary: 8, binary: 10, cast: 10, reduce: 10, matmul: 24 },
+  ...{ softmax: 8, crossEntropy: 12, rmsNorm: 8, layerNorm: 8, attention: 36 },
 };
 
 /** What a person sees of the example. */

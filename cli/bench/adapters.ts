@@ -150,8 +150,8 @@ async function writePlots(name: string, { device, plan, cells }: Result): Promis
         ...shownRanks.map((rank) =>
           line(`FLoRA r ${rank}`, "adapters", (cell) => cell.way === "FLoRA" && cell.rank === rank)
         ),
-        ...(["grouped LoRA", "loop"] as const).map((way) =>
-          line(`${way} r ${top}`, "adapters", (cell) => cell.way === way && cell.rank === top)
+        ...([["grouped LoRA", "grouped"], ["loop", "loop"]] as const).map(([way, short]) =>
+          line(`${short} r ${top}`, "adapters", (cell) => cell.way === way && cell.rank === top)
         ),
       ],
     }),
