@@ -4,17 +4,12 @@
  */
 
 import { type Batch, BatchReader, type BatchReaderOptions } from "./batch_reader.ts";
-import { type PackedError, packError } from "./errors.ts";
-
-/** What the worker is sent: first its options, then indexes. */
-export type BatchRequest = { readonly open: BatchReaderOptions } | { readonly index: number };
-
-/** What it answers to each index. */
-export type BatchAnswer = { readonly batch: Batch } | { readonly error: PackedError };
+import { packError } from "./errors.ts";
+import type { ReadAnswer, ReadRequest } from "./thread_reader.ts";
 
 interface WorkerScope {
-  onmessage: ((event: MessageEvent<BatchRequest>) => void) | null;
-  postMessage(message: BatchAnswer, transfer: Transferable[]): void;
+  onmessage: ((event: MessageEvent<ReadRequest<BatchReaderOptions>>) => void) | null;
+  postMessage(message: ReadAnswer<Batch>, transfer: Transferable[]): void;
 }
 
 const scope = self as unknown as WorkerScope;

@@ -6,10 +6,12 @@
  */
 
 import { type Batch, BatchReader, type BatchReaderOptions } from "./batch_reader.ts";
-import type { BatchAnswer, BatchRequest } from "./batch_worker.ts";
-import { unpackError } from "./errors.ts";
 import type { StoreOptions } from "./store.ts";
+import { closedError, ThreadReader } from "./thread_reader.ts";
 import type { SplitName } from "./zarr.ts";
+
+/** For messages. */
+const WHAT = "batches";
 
 /** What `Batches` is given besides a store. */
 export interface BatchesOptions extends Omit<StoreOptions, "cacheBytes"> {
@@ -29,56 +31,9 @@ export interface BatchesOptions extends Omit<StoreOptions, "cacheBytes"> {
   readonly prefetch?: number;
 }
 
-interface Waiting {
-  readonly resolve: (batch: Batch) => void;
-  readonly reject: (error: unknown) => void;
-}
-
-/** One worker, which answers in the order it was asked. */
-class Reader {
-  readonly #worker: Worker;
-  readonly #waiting: Waiting[] = [];
-  #broken: Error | undefined;
-
-  constructor(options: BatchReaderOptions) {
-    this.#worker = new Worker(new URL("./batch_worker.ts", import.meta.url), { type: "module" });
-    this.#worker.onmessage = ({ data }: MessageEvent<BatchAnswer>) => {
-      const waiting = this.#waiting.shift()!;
-      if ("batch" in data) waiting.resolve(data.batch);
-      else waiting.reject(unpackError(data.error));
-    };
-    this.#worker.onerror = (event) => {
-      event.preventDefault();
-      this.#fail(new Error(`Cannot read batches: a reader stopped: ${event.message}`));
-    };
-    this.#send({ open: options });
-  }
-
-  read(index: number): Promise<Batch> {
-    if (this.#broken) return Promise.reject(this.#broken);
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ resolve, reject });
-      this.#send({ index });
-    });
-  }
-
-  close(): void {
-    this.#worker.terminate();
-    this.#fail(closedError());
-  }
-
-  #send(request: BatchRequest): void {
-    this.#worker.postMessage(request);
-  }
-
-  #fail(error: Error): void {
-    this.#broken = error;
-    for (const { reject } of this.#waiting.splice(0)) reject(error);
-  }
-}
-
-function closedError(): Error {
-  return new Error("Cannot read batches: they were closed");
+function startReader(options: BatchReaderOptions): ThreadReader<BatchReaderOptions, Batch> {
+  const worker = new Worker(new URL("./batch_worker.ts", import.meta.url), { type: "module" });
+  return new ThreadReader(worker, options, WHAT);
 }
 
 /** An endless stream of batches; epochs follow each other, and a batch may run over the end of one. Close it, or say `using`. */
@@ -86,7 +41,7 @@ export class Batches implements Disposable, AsyncDisposable {
   readonly #options: BatchReaderOptions;
   readonly #sleep: StoreOptions["sleep"];
   readonly #prefetch: number;
-  readonly #readers: Reader[] = [];
+  readonly #readers: ThreadReader<BatchReaderOptions, Batch>[] = [];
   readonly #ahead: Promise<Batch>[] = [];
   #local: Promise<BatchReader> | undefined;
   /** Index of the next batch to hand out. */
@@ -116,7 +71,7 @@ export class Batches implements Disposable, AsyncDisposable {
     this.#sleep = sleep;
     this.#index = this.#asked = start.index;
     this.#prefetch = readers === 0 ? 0 : Math.max(prefetch, readers);
-    for (let i = 0; i < readers; i++) this.#readers.push(new Reader(this.#options));
+    for (let i = 0; i < readers; i++) this.#readers.push(startReader(this.#options));
     this.#readAhead(this.#prefetch);
   }
 
@@ -147,7 +102,7 @@ export class Batches implements Disposable, AsyncDisposable {
 
   /** Ends the workers; a `next` that is waiting throws. */
   close(): void {
-    this.#failure ??= closedError();
+    this.#failure ??= closedError(WHAT);
     for (const reader of this.#readers.splice(0)) reader.close();
   }
 

@@ -3,18 +3,13 @@
  * is terminated. A failure is sent back as data; the worker goes on.
  */
 
-import { type PackedError, packError } from "./errors.ts";
+import { packError } from "./errors.ts";
 import { type ImageBatch, ImageBatchReader, type ImageBatchReaderOptions } from "./image_batch_reader.ts";
-
-/** What the worker is sent: first its options, then numbers of batches. */
-export type ImageBatchRequest = { readonly open: ImageBatchReaderOptions } | { readonly index: number };
-
-/** What it answers to each number. */
-export type ImageBatchAnswer = { readonly batch: ImageBatch } | { readonly error: PackedError };
+import type { ReadAnswer, ReadRequest } from "./thread_reader.ts";
 
 interface WorkerScope {
-  onmessage: ((event: MessageEvent<ImageBatchRequest>) => void) | null;
-  postMessage(message: ImageBatchAnswer, transfer: Transferable[]): void;
+  onmessage: ((event: MessageEvent<ReadRequest<ImageBatchReaderOptions>>) => void) | null;
+  postMessage(message: ReadAnswer<ImageBatch>, transfer: Transferable[]): void;
 }
 
 const scope = self as unknown as WorkerScope;

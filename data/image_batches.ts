@@ -6,12 +6,14 @@
  * belongs: no batch is ever skipped.
  */
 
-import { unpackError } from "./errors.ts";
 import { type ImageBatch, ImageBatchReader, type ImageBatchReaderOptions } from "./image_batch_reader.ts";
-import type { ImageBatchAnswer, ImageBatchRequest } from "./image_batch_worker.ts";
 import type { ImageTransformOptions } from "./image_transform.ts";
 import type { StoreOptions } from "./store.ts";
+import { closedError, ThreadReader } from "./thread_reader.ts";
 import type { SplitName } from "./zarr.ts";
+
+/** For messages. */
+const WHAT = "images";
 
 /** What `ImageBatches` is given besides a store. */
 export interface ImageBatchesOptions extends Omit<StoreOptions, "cacheBytes">, ImageTransformOptions {
@@ -33,56 +35,9 @@ export interface ImageBatchesOptions extends Omit<StoreOptions, "cacheBytes">, I
   readonly prefetch?: number;
 }
 
-interface Waiting {
-  readonly resolve: (batch: ImageBatch) => void;
-  readonly reject: (error: unknown) => void;
-}
-
-/** One worker, which answers in the order it was asked. */
-class Reader {
-  readonly #worker: Worker;
-  readonly #waiting: Waiting[] = [];
-  #broken: Error | undefined;
-
-  constructor(options: ImageBatchReaderOptions) {
-    this.#worker = new Worker(new URL("./image_batch_worker.ts", import.meta.url), { type: "module" });
-    this.#worker.onmessage = ({ data }: MessageEvent<ImageBatchAnswer>) => {
-      const waiting = this.#waiting.shift()!;
-      if ("batch" in data) waiting.resolve(data.batch);
-      else waiting.reject(unpackError(data.error));
-    };
-    this.#worker.onerror = (event) => {
-      event.preventDefault();
-      this.#fail(new Error(`Cannot read images: a reader stopped: ${event.message}`));
-    };
-    this.#send({ open: options });
-  }
-
-  read(index: number): Promise<ImageBatch> {
-    if (this.#broken) return Promise.reject(this.#broken);
-    return new Promise((resolve, reject) => {
-      this.#waiting.push({ resolve, reject });
-      this.#send({ index });
-    });
-  }
-
-  close(): void {
-    this.#worker.terminate();
-    this.#fail(closedError());
-  }
-
-  #send(request: ImageBatchRequest): void {
-    this.#worker.postMessage(request);
-  }
-
-  #fail(error: Error): void {
-    this.#broken = error;
-    for (const { reject } of this.#waiting.splice(0)) reject(error);
-  }
-}
-
-function closedError(): Error {
-  return new Error("Cannot read images: the batches were closed");
+function startReader(options: ImageBatchReaderOptions): ThreadReader<ImageBatchReaderOptions, ImageBatch> {
+  const worker = new Worker(new URL("./image_batch_worker.ts", import.meta.url), { type: "module" });
+  return new ThreadReader(worker, options, WHAT);
 }
 
 /** An endless stream of batches; epochs follow each other. Close it, or say `using`. */
@@ -90,7 +45,7 @@ export class ImageBatches implements Disposable {
   readonly #options: ImageBatchReaderOptions;
   readonly #sleep: StoreOptions["sleep"];
   readonly #prefetch: number;
-  readonly #readers: Reader[] = [];
+  readonly #readers: ThreadReader<ImageBatchReaderOptions, ImageBatch>[] = [];
   readonly #ahead: Promise<ImageBatch>[] = [];
   #local: Promise<ImageBatchReader> | undefined;
   /** Number of the next batch to hand out. */
@@ -121,7 +76,7 @@ export class ImageBatches implements Disposable {
     this.#sleep = options.sleep;
     this.#index = this.#asked = start.index;
     this.#prefetch = readers === 0 ? 0 : Math.max(prefetch, readers);
-    for (let i = 0; i < readers; i++) this.#readers.push(new Reader(this.#options));
+    for (let i = 0; i < readers; i++) this.#readers.push(startReader(this.#options));
     this.#readAhead(this.#prefetch);
   }
 
@@ -153,7 +108,7 @@ export class ImageBatches implements Disposable {
 
   /** Ends the workers; a `next` that is waiting throws. */
   close(): void {
-    this.#failure ??= closedError();
+    this.#failure ??= closedError(WHAT);
     for (const reader of this.#readers.splice(0)) reader.close();
   }
 

@@ -15,11 +15,11 @@ import {
   type ImageStoreInfo,
 } from "./image_zarr.ts";
 import { LocalFiles } from "./local_files.ts";
-import { type RetryOptions, withRetries } from "./retry.ts";
-import { type ByteSource, ReadFault } from "./source.ts";
+import { checkedMetadata, readMetadata } from "./read_metadata.ts";
+import type { RetryOptions } from "./retry.ts";
+import type { ByteSource } from "./source.ts";
 import { isHttpUrl, type StoreOptions } from "./store.ts";
 import type { SplitName } from "./zarr.ts";
-import { MAX_METADATA_BYTES, MetadataError } from "./zarr_check.ts";
 
 /**
  * Opens an image store in a folder or at an `http(s):` URL, and checks its metadata; chunks are checked as they are read.
@@ -36,7 +36,7 @@ export async function openImageStore(pathOrUrl: string | URL, options: StoreOpti
       `Cannot open the store "${source.name}": it has no zarr.json; is it an image store?`,
     );
   }
-  const info = checked(source, () => checkImageGroup(group));
+  const info = checkedMetadata(source, () => checkImageGroup(group));
   const splits = new Map<SplitName, ImageSplit>();
   for (const name of Object.keys(info.splits) as SplitName[]) {
     const images = await openArray(files, info, name, "images");
@@ -83,29 +83,12 @@ async function openArray(files: Files, info: ImageStoreInfo, split: SplitName, n
   }
   const rowShape = name === "labels" ? [] : [info.height, info.width, info.channels];
   const { rows } = info.splits[split]!;
-  return checked(files.source, () => checkImageArray(text, { key, rows, rowShape }));
+  return checkedMetadata(files.source, () => checkImageArray(text, { key, rows, rowShape }));
 }
 
 async function readText({ source, retry }: Files, key: string): Promise<string | undefined> {
-  try {
-    const bytes = await withRetries(() => source.readFile(key, MAX_METADATA_BYTES), retry);
-    return bytes && new TextDecoder().decode(bytes);
-  } catch (cause) {
-    if (cause instanceof ReadFault) {
-      throw new CorruptDataError({ store: source.name, reason: `${key}: ${cause.message}` }, { cause });
-    }
-    if (!(cause instanceof Deno.errors.NotFound)) throw cause;
-    throw new Deno.errors.NotFound(`Cannot open the store "${source.name}": there is no such folder`);
-  }
-}
-
-function checked<T>(source: ByteSource, check: () => T): T {
-  try {
-    return check();
-  } catch (cause) {
-    if (!(cause instanceof MetadataError)) throw cause;
-    throw new CorruptDataError({ store: source.name, reason: cause.message }, { cause });
-  }
+  const bytes = await readMetadata(source, key, retry);
+  return bytes && new TextDecoder().decode(bytes);
 }
 
 /** An opened store, made by `openImageStore`. It holds no open file, so it needs no closing. */

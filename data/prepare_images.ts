@@ -11,6 +11,7 @@ import { type ImagePass, type WriteImagesOptions, writeImageSplits } from "./ima
 import { type ImageShape, type ImageSource, openIdxSource } from "./image_source.ts";
 import { imageGroupMetadata, type ImageStoreInfo } from "./image_zarr.ts";
 import type { ImageChannels } from "./images.ts";
+import { inNewFolder } from "./new_folder.ts";
 import type { Fit, ImageSize } from "./resize.ts";
 import { writeDurably } from "./shards.ts";
 
@@ -51,21 +52,7 @@ const WRITER = "lowrank/data 1";
  */
 export async function prepareImages(options: PrepareImagesOptions): Promise<ImageStoreInfo> {
   checkOptions(options);
-  const out = options.out.replace(/[/\\]+$/, "");
-  await refuseExisting(out);
-  const parent = out.includes("/") ? out.slice(0, out.lastIndexOf("/")) || "/" : ".";
-  await Deno.mkdir(parent, { recursive: true });
-  const folder = `${out}.${crypto.randomUUID().slice(0, 8)}.tmp`;
-  await Deno.mkdir(folder);
-  try {
-    const info = await writeInto(folder, options);
-    await refuseExisting(out);
-    await Deno.rename(folder, out);
-    return info;
-  } catch (error) {
-    await Deno.remove(folder, { recursive: true });
-    throw error;
-  }
+  return await inNewFolder(options.out, (folder) => writeInto(folder, options));
 }
 
 function checkOptions(options: PrepareImagesOptions): void {
@@ -80,18 +67,6 @@ function checkOptions(options: PrepareImagesOptions): void {
     );
   }
   if (out === "") throw new RangeError("Cannot prepare images: out must name a folder");
-}
-
-async function refuseExisting(out: string): Promise<void> {
-  try {
-    await Deno.lstat(out);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return;
-    throw error;
-  }
-  throw new Deno.errors.AlreadyExists(
-    `Cannot prepare a store in "${out}": it exists already; remove it, or choose another name`,
-  );
 }
 
 async function writeInto(folder: string, options: PrepareImagesOptions): Promise<ImageStoreInfo> {

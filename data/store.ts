@@ -7,11 +7,12 @@ import { ChunkReader } from "./chunks.ts";
 import { CorruptDataError } from "./errors.ts";
 import { HttpFiles, type HttpOptions } from "./http_files.ts";
 import { LocalFiles } from "./local_files.ts";
-import { type RetryOptions, withRetries } from "./retry.ts";
-import { type ByteSource, ReadFault } from "./source.ts";
+import { checkedMetadata, readMetadata } from "./read_metadata.ts";
+import type { RetryOptions } from "./retry.ts";
+import type { ByteSource } from "./source.ts";
 import { TokenSplit } from "./token_split.ts";
 import type { SplitName, StoreInfo } from "./zarr.ts";
-import { checkArray, checkGroup, MAX_METADATA_BYTES, MetadataError } from "./zarr_check.ts";
+import { checkArray, checkGroup } from "./zarr_check.ts";
 
 /** How a store is read. Retries and time limits matter for URLs only: a folder is tried once. */
 export interface StoreOptions extends RetryOptions, HttpOptions {
@@ -32,12 +33,12 @@ export async function openStore(pathOrUrl: string | URL, options: StoreOptions =
   if (!group) {
     throw new Deno.errors.NotFound(`Cannot open the store "${source.name}": it has no zarr.json; is it a token store?`);
   }
-  const info = checked(source, () => checkGroup(new TextDecoder().decode(group)));
+  const info = checkedMetadata(source, () => checkGroup(new TextDecoder().decode(group)));
   const splits = new Map<SplitName, TokenSplit>();
   for (const split of Object.keys(info.splits) as SplitName[]) {
     const metadata = await readMetadata(source, `${split}/zarr.json`, retry);
     if (!metadata) throw new CorruptDataError({ store: source.name, reason: `${split}/zarr.json does not exist` });
-    const layout = checked(source, () => checkArray(new TextDecoder().decode(metadata), split, info));
+    const layout = checkedMetadata(source, () => checkArray(new TextDecoder().decode(metadata), split, info));
     const { vocabSize } = info.tokenizer;
     const reader = await ChunkReader.open({ source, split, layout, vocabSize, metadata, retry });
     splits.set(split, new TokenSplit(split, layout, reader, options.cacheBytes));
@@ -54,27 +55,6 @@ function openSource(pathOrUrl: string | URL, options: StoreOptions): ByteSource 
   if (isHttpUrl(pathOrUrl)) return new HttpFiles(new URL(pathOrUrl), options);
   const text = String(pathOrUrl);
   return new LocalFiles(text.startsWith("file://") ? fileURLToPath(text) : text);
-}
-
-async function readMetadata(source: ByteSource, key: string, retry: RetryOptions): Promise<Uint8Array | undefined> {
-  try {
-    return await withRetries(() => source.readFile(key, MAX_METADATA_BYTES), retry);
-  } catch (cause) {
-    if (cause instanceof ReadFault) {
-      throw new CorruptDataError({ store: source.name, reason: `${key}: ${cause.message}` }, { cause });
-    }
-    if (!(cause instanceof Deno.errors.NotFound)) throw cause;
-    throw new Deno.errors.NotFound(`Cannot open the store "${source.name}": there is no such folder`);
-  }
-}
-
-function checked<T>(source: ByteSource, check: () => T): T {
-  try {
-    return check();
-  } catch (cause) {
-    if (!(cause instanceof MetadataError)) throw cause;
-    throw new CorruptDataError({ store: source.name, reason: cause.message }, { cause });
-  }
 }
 
 /** An opened store, made by `openStore`. It holds no open file, so it needs no closing. */

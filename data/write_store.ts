@@ -6,6 +6,7 @@
  * Everything happens in a folder beside `out` that is renamed to it at the end: `out` either is whole or does not exist.
  */
 
+import { inNewFolder } from "./new_folder.ts";
 import { writeDurably, writeSplit } from "./shards.ts";
 import { TokenSpool } from "./spool.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -49,21 +50,7 @@ const WRITER = "lowrank/data 1";
  */
 export async function writeStore(options: WriteStoreOptions): Promise<StoreInfo> {
   checkLayoutOptions(options);
-  const out = options.out.replace(/[/\\]+$/, "");
-  await refuseExisting(out);
-  const parent = out.includes("/") ? out.slice(0, out.lastIndexOf("/")) || "/" : ".";
-  await Deno.mkdir(parent, { recursive: true });
-  const folder = `${out}.${crypto.randomUUID().slice(0, 8)}.tmp`;
-  await Deno.mkdir(folder);
-  try {
-    const info = await writeInto(folder, options);
-    await refuseExisting(out);
-    await Deno.rename(folder, out);
-    return info;
-  } catch (error) {
-    await Deno.remove(folder, { recursive: true });
-    throw error;
-  }
+  return await inNewFolder(options.out, (folder) => writeInto(folder, options));
 }
 
 /** The checks that can be made before any work. */
@@ -79,18 +66,6 @@ export function checkLayoutOptions(
     throw new RangeError(`Cannot prepare a store: holdOut must be from 0 to below 1, got ${holdOut}`);
   }
   if (out === "") throw new RangeError("Cannot prepare a store: out must name a folder");
-}
-
-async function refuseExisting(out: string): Promise<void> {
-  try {
-    await Deno.lstat(out);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return;
-    throw error;
-  }
-  throw new Deno.errors.AlreadyExists(
-    `Cannot prepare a store in "${out}": it exists already; remove it, or choose another name`,
-  );
 }
 
 async function writeInto(folder: string, options: WriteStoreOptions): Promise<StoreInfo> {
