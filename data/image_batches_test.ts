@@ -129,7 +129,7 @@ Deno.test("close() rejects a waiting next(), and what comes after", async () => 
     using batches = new ImageBatches(store, { batch: 1 });
     const waiting = batches.next();
     batches.close();
-    await assert.rejects(waiting, /the batches were closed$/);
-    await assert.rejects(batches.next(), /the batches were closed$/);
+    await assert.rejects(waiting, /they were closed$/);
+    await assert.rejects(batches.next(), /they were closed$/);
   });
 });
