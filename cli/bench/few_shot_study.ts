@@ -15,9 +15,9 @@ import { openSafetensors } from "../../models/mod.ts";
 import { defineVerb, formatHelp, type Options, parseVerb, UsageError, wantsHelp } from "../arguments.ts";
 import { writeFileDurably } from "../durable.ts";
 import { exists, FileSource, join } from "../files.ts";
-import { consoleOutput, explainError, formatTable, memoryOutput, type Output } from "../log.ts";
-import { main as runVerb } from "../main.ts";
+import { consoleOutput, explainError, formatTable, type Output } from "../log.ts";
 import { plotSvg, type Series } from "../report_plot.ts";
+import { callVerb } from "./call_verb.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -133,7 +133,7 @@ async function resultOf(options: StudyOptions, job: Job, output: Output): Promis
     `${method.flags(rank)} --rank ${rank} ${targets.join(" ")} --lr ${rate} --schedule constant --epochs ${epochs} ` +
     `--batch ${batch} --eval-every 0 --max-length ${options.maxLength} --no-merge --seed ${seed} --device cpu${threads} ` +
     `--log-every ${options.steps} --out ${run}`;
-  const accuracy = Number(/^accuracy (\S+) at step/m.exec(await call(command))?.[1]);
+  const accuracy = Number(/^accuracy (\S+) at step/m.exec(await callVerb(command))?.[1]);
   if (!Number.isFinite(accuracy)) throw new Error(`Cannot read the accuracy of ${command}`);
   const learnedRank = await meanRank(join(run, "best-adapter"));
   const result = { method: method.name, sentences, rank, rate, seed, accuracy, learnedRank };
@@ -193,13 +193,6 @@ function productValues(B: Float32Array, A: Float32Array, r: number): Float64Arra
     }
   }
   return svd(middle, small[0], small[1]).values;
-}
-
-/** Runs a verb; what it printed. @throws Error with what it complained of */
-async function call(command: string): Promise<string> {
-  const kept = memoryOutput();
-  if (await runVerb(command.split(" "), kept) === 0) return kept.outText;
-  throw new Error(`Cannot run ${command}: ${kept.errText.trim().split("\n").at(-1)}`);
 }
 
 /** A row for each number of sentences, method and rank: the mean over seeds, its standard error, and the rank learned. */

@@ -18,12 +18,12 @@ import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../a
 import { saveModel } from "../checkpoint.ts";
 import { writeFileDurably, writeFolderDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
-import { explainError, formatTable, memoryOutput } from "../log.ts";
-import { main as runVerb } from "../main.ts";
+import { explainError, formatTable } from "../log.ts";
 import { findMeasure } from "../shift_measures.ts";
 import { REFERENCE } from "../shift_options.ts";
 import { candidatesOf, type ModelResult, type ShiftResult } from "../shift_result.ts";
 import { GROUPS, shiftFiles } from "./shift_templates.ts";
+import { callVerb } from "./call_verb.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -134,7 +134,7 @@ async function prepare({ out, threads }: StudyOptions): Promise<void> {
   using params = initLlama(loopsBackend(), config, 1);
   await writeFolderDurably(out, "random", (writer) => saveModel(writer, params, config, byteTokenizer().files));
   const before = recordsOf(out, "before");
-  const said = await call(
+  const said = await callVerb(
     `finetune --model ${join(out, "random")} --task sft --data ${before} --data ${before} --method full --lr 0.004 ` +
       `--schedule cosine --warmup 20 --seq 128 --batch 16 --epochs 40 --eval-every 0 --seed 1 --device cpu ` +
       `--threads ${threads} --log-every 1000 --out ${join(out, "biased")}`,
@@ -177,7 +177,7 @@ async function finetune({ out, epochs, threads }: StudyOptions, { method, rate, 
   const file = `${run}.json`;
   if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
   await removeFolder(run);
-  const said = await call(
+  const said = await callVerb(
     `finetune --model ${join(out, "biased")} --task sft --data ${recordsOf(out, "after")} --data ${
       recordsOf(out, "dev")
     } ` +
@@ -199,24 +199,12 @@ async function compare(
   { referenceRun, runs, seed }: { referenceRun: string; runs: readonly (readonly [string, string])[]; seed: number },
 ): Promise<ShiftResult> {
   const candidates = runs.flatMap(([name, run]) => ["--candidate", `${name}=${run}`]);
-  const said = await callWith([
+  const said = await callVerb([
     ...["eval", "--group", "group", "--base", join(out, "biased"), "--reference", referenceRun, ...candidates],
     ...["--data", recordsOf(out, "probes"), "--device", "cpu", "--threads", `${threads}`, "--json"],
     ...seed === 1 ? ["--out", join(out, "compared")] : [],
   ]);
   return JSON.parse(said);
-}
-
-async function call(command: string): Promise<string> {
-  return await callWith(command.split(" "));
-}
-
-/** Runs a verb; what it printed. @throws Error with what it complained of */
-async function callWith(argv: readonly string[]): Promise<string> {
-  const kept = memoryOutput();
-  const code = await runVerb(argv, kept);
-  if (code !== 0) throw new Error(`Cannot run ${argv.join(" ")}: ${kept.errText.trim().split("\n").at(-1)}`);
-  return kept.outText;
 }
 
 const COLUMNS: readonly (readonly [title: string, measure: string, group: string | null])[] = [

@@ -12,10 +12,10 @@
 import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
 import { writeFileDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
-import { consoleOutput, explainError, formatTable, memoryOutput } from "../log.ts";
-import { main as runVerb } from "../main.ts";
+import { explainError, formatTable } from "../log.ts";
 import { findModel } from "../resume.ts";
 import { accuracyOf, bagOfWords, countWords, type Labelled, wordsOf, wordTokenizerFiles } from "./words.ts";
+import { callVerb } from "./call_verb.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -174,7 +174,7 @@ async function pretrain(
   const start = await exists(join(run, "checkpoints"))
     ? ["--resume", run]
     : ["--model", "roberta-2m", "--data", corpus, "--tokenizer", words, "--out", run, "--hold-out", "0.03"];
-  await call(
+  await callVerb(
     `train ${start.join(" ")} --device cpu --optimizer adamw --lr ${lr} --weight-decay 0.01 --seq 66 --batch 16 ` +
       `--steps ${steps}${threadsOf(options)} --log-every 50 --eval-every 500 --save-every 500 --keep 1`,
     true,
@@ -215,7 +215,7 @@ async function finetune(options: StudyOptions, { model, method, rate, seed }: Jo
   if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
   const run = join(out, name);
   if (await exists(run)) await Deno.remove(run, { recursive: true });
-  const said = await call(
+  const said = await callVerb(
     `finetune --model ${model} --task sst2 --data ${join(data, "train.tsv")} --data ${join(data, "dev.tsv")} ` +
       `${method.flags} --lr ${rate} --seed ${seed} --epochs ${epochs} --batch ${batch} --warmup 50 --max-length 64 ` +
       `--weight-decay 0.01 --device cpu${threadsOf(options)} --log-every 100 --out ${run}`,
@@ -236,21 +236,10 @@ async function finetune(options: StudyOptions, { model, method, rate, seed }: Jo
 async function testAccuracy(run: string, data: string): Promise<number | undefined> {
   const file = join(data, "test.tsv");
   if (!await exists(file)) return undefined;
-  const said = await call(`eval --model ${join(run, "best")} --task sst2 --data ${file} --device cpu --max-length 64`);
+  const said = await callVerb(
+    `eval --model ${join(run, "best")} --task sst2 --data ${file} --device cpu --max-length 64`,
+  );
   return Number(/accuracy[":\s]+([\d.]+)/.exec(said)![1]);
-}
-
-/** Runs a verb; what it printed. @throws Error with what it complained of */
-async function call(command: string, isShown = false): Promise<string> {
-  const kept = memoryOutput();
-  const shown = consoleOutput();
-  const code = await runVerb(command.split(" "), {
-    ...kept,
-    out: (text) => kept.out(text),
-    err: (text) => isShown ? shown.err(text) : kept.err(text),
-  });
-  if (code !== 0) throw new Error(`Cannot run ${command}: ${kept.errText.trim().split("\n").at(-1)}`);
-  return kept.outText;
 }
 
 function bestRate(results: readonly Result[], method: string): number {

@@ -14,8 +14,8 @@
 import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
 import { writeFileDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
-import { consoleOutput, explainError, formatTable, memoryOutput } from "../log.ts";
-import { main as runVerb } from "../main.ts";
+import { explainError, formatTable } from "../log.ts";
+import { callVerb } from "./call_verb.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -111,7 +111,7 @@ async function main(argv: readonly string[]): Promise<number> {
 /** A store, made if it is not there yet. */
 async function storeOf({ out, images, labels }: StudyOptions, name: string, flags: string): Promise<string> {
   const store = join(out, name);
-  if (!await exists(store)) await call(`prepare --images ${images} --labels ${labels} ${flags} --out ${store}`);
+  if (!await exists(store)) await callVerb(`prepare --images ${images} --labels ${labels} ${flags} --out ${store}`);
   return store;
 }
 
@@ -126,7 +126,7 @@ async function pretrain(options: StudyOptions): Promise<string> {
     ? `--resume ${run}`
     : `--model ${model} --data ${store} --out ${run} --crop-padding 2`;
   const device = deviceOf(options);
-  await call(
+  await callVerb(
     `train ${start} ${device} --optimizer adamw --lr 0.002 --batch 64 --steps ${steps} --log-every 50 ` +
       `--eval-every 150 --save-every 150 --keep 1`,
     true,
@@ -156,7 +156,7 @@ async function adapt(options: StudyOptions, { model, way, rate, seed }: Job): Pr
   const store = await storeOf(options, `novel-${seed}.zarr`, choice);
   const run = join(out, name);
   if (await exists(run)) await Deno.remove(run, { recursive: true });
-  const said = await call(
+  const said = await callVerb(
     `finetune --model ${model} --task images --data ${store} ${way.flags} --lr ${rate} --seed ${seed} ` +
       `--epochs ${epochs} --batch ${batch} --warmup 20 --schedule cosine --eval-every 0 --no-merge ` +
       `--log-every 100 ${deviceOf(options)} --out ${run}`,
@@ -181,19 +181,6 @@ async function bytesIn(folder: string): Promise<number> {
   let bytes = 0;
   for await (const { name } of Deno.readDir(folder)) bytes += (await Deno.stat(join(folder, name))).size;
   return bytes;
-}
-
-/** Runs a verb; what it printed. @throws Error with what it complained of */
-async function call(command: string, isShown = false): Promise<string> {
-  const kept = memoryOutput();
-  const shown = consoleOutput();
-  const code = await runVerb(command.split(" "), {
-    ...kept,
-    out: (text) => kept.out(text),
-    err: (text) => isShown ? shown.err(text) : kept.err(text),
-  });
-  if (code !== 0) throw new Error(`Cannot run ${command}: ${kept.errText.trim().split("\n").at(-1)}`);
-  return kept.outText;
 }
 
 function bestRate(results: readonly Result[], way: string): number {
