@@ -54,7 +54,7 @@ interface Way {
 }
 
 /** Rates of what begins from nothing, beside a model that stays as it is. */
-const SMALL = [0.03, 0.1, 0.3];
+const SMALL = [0.03, 0.1, 0.3, 1];
 
 function waysOf({ prompts }: StudyOptions): readonly Way[] {
   const linear = ["query", "key", "value", "dense"].map((name) => `--targets ${name}`).join(" ");
