@@ -3,10 +3,10 @@
  * when it has none. It keeps the decoded chunks of one shuffling window.
  */
 
+import type { StoreToRead } from "./read_ahead.ts";
 import { RowOrder, windowChunks } from "./shuffle.ts";
 import { openStore, type StoreOptions } from "./store.ts";
 import type { TokenSplit } from "./token_split.ts";
-import type { SplitName } from "./zarr.ts";
 
 /** Rows of token ids, ready for training. */
 export interface Batch {
@@ -18,15 +18,6 @@ export interface Batch {
   readonly seq: number;
   /** Global index of the first row: rows seen before it, over all epochs. */
   readonly index: number;
-}
-
-/** Everything that a batch depends on, besides its index. All of it can be sent to a worker. */
-export interface BatchReaderOptions extends Omit<StoreOptions, "sleep" | "cacheBytes"> {
-  readonly store: string;
-  readonly split: SplitName;
-  readonly batch: number;
-  readonly seed: number;
-  readonly shuffle: boolean;
 }
 
 /** Reads the batch at any global index. */
@@ -41,7 +32,7 @@ export class BatchReader {
     this.#batch = batch;
   }
 
-  static async open(options: BatchReaderOptions, sleep?: StoreOptions["sleep"]): Promise<BatchReader> {
+  static async open(options: StoreToRead, sleep?: StoreOptions["sleep"]): Promise<BatchReader> {
     const { store, split: name, batch, seed, shuffle, ...rest } = options;
     const split = (await openStore(store, { ...rest, sleep })).split(name);
     split.keepChunks(windowChunks(split) + 1);

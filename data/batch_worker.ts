@@ -3,12 +3,13 @@
  * terminated. A failure is sent back as data; the worker goes on.
  */
 
-import { type Batch, BatchReader, type BatchReaderOptions } from "./batch_reader.ts";
+import { type Batch, BatchReader } from "./batch_reader.ts";
 import { packError } from "./errors.ts";
+import type { StoreToRead } from "./read_ahead.ts";
 import type { ReadAnswer, ReadRequest } from "./thread_reader.ts";
 
 interface WorkerScope {
-  onmessage: ((event: MessageEvent<ReadRequest<BatchReaderOptions>>) => void) | null;
+  onmessage: ((event: MessageEvent<ReadRequest<StoreToRead>>) => void) | null;
   postMessage(message: ReadAnswer<Batch>, transfer: Transferable[]): void;
 }
 

@@ -12,9 +12,9 @@ import {
   makeTransform,
   placeImage,
 } from "./image_transform.ts";
+import type { StoreToRead } from "./read_ahead.ts";
 import { RowOrder, windowChunks } from "./shuffle.ts";
 import type { StoreOptions } from "./store.ts";
-import type { SplitName } from "./zarr.ts";
 
 /** Images with labels, ready for a model. */
 export interface ImageBatch {
@@ -36,12 +36,7 @@ export interface ImageBatch {
 }
 
 /** Everything that a batch depends on, besides its index. All of it can be sent to a worker. */
-export interface ImageBatchReaderOptions extends Omit<StoreOptions, "sleep" | "cacheBytes"> {
-  readonly store: string;
-  readonly split: SplitName;
-  readonly batch: number;
-  readonly seed: number;
-  readonly shuffle: boolean;
+export interface ImageBatchReaderOptions extends StoreToRead {
   readonly dtype: "f32" | "u8";
   readonly transform: ImageTransformOptions & { readonly random: boolean };
 }

@@ -6,6 +6,7 @@
  * activation, several labels at once. Keys that cannot change results are kept out of the type and ignored.
  */
 import { type ConfigJson, numberBelow, wholeNumber, wrong } from "./config_json.ts";
+import { label2id, labelsOf, readLabels } from "./config_labels.ts";
 import type { WeightSpec } from "./llama_config.ts";
 
 /** What stands on the encoder: scores of each token of the vocabulary, or of each label. */
@@ -71,7 +72,7 @@ const RELEASED = {
   pad_token_id: 1,
   bos_token_id: 0,
   eos_token_id: 2,
-  num_labels: 2,
+  ...labelsOf(2),
   problem_type: null,
 } as const;
 
@@ -101,9 +102,9 @@ export function robertaConfig(name: string, overrides: Partial<RobertaConfig> = 
 /** A configuration for other labels: class names by number, or `"score"` for regression to one number. */
 export function withLabels(config: RobertaConfig, labels: readonly string[] | "score"): RobertaConfig {
   const isScore = labels === "score";
-  const names = isScore ? ["LABEL_0"] : labels;
+  const names = isScore ? 1 : labels;
   const problem_type = isScore ? "regression" : "single_label_classification";
-  return checked({ ...config, num_labels: names.length, id2label: Object.fromEntries(names.entries()), problem_type });
+  return checked({ ...config, ...labelsOf(names), problem_type });
 }
 
 /** Whether the classification head gives one number that is compared by squared error. */
@@ -111,9 +112,7 @@ export function isRegression({ problem_type, num_labels }: RobertaConfig): boole
   return problem_type === "regression" || (problem_type === null && num_labels === 1);
 }
 
-function checked(
-  config: Omit<RobertaConfig, "id2label"> & Partial<Pick<RobertaConfig, "id2label">>,
-): RobertaConfig {
+function checked(config: RobertaConfig): RobertaConfig {
   const { hidden_size, num_attention_heads: heads, num_labels, problem_type, pad_token_id, vocab_size } = config;
   const refuse = (rule: string) => new RangeError(`Cannot build RoBERTa: ${rule}`);
   if (hidden_size % heads !== 0) throw refuse(`hidden_size ${hidden_size} does not divide into ${heads} heads`);
@@ -124,13 +123,10 @@ function checked(
   if (!Number.isInteger(num_labels) || num_labels < 1) {
     throw refuse(`num_labels must be a whole number from 1: got ${num_labels}`);
   }
-  const isScore = isRegression(config as RobertaConfig);
+  const isScore = isRegression(config);
   if (isScore && num_labels !== 1) throw refuse(`regression is to one number: got num_labels ${num_labels}`);
   if (!isScore && num_labels === 1) throw refuse(`problem_type ${problem_type} needs two labels at least: got one`);
-  const id2label = config.id2label && Object.keys(config.id2label).length === num_labels
-    ? config.id2label
-    : Object.fromEntries(Array.from({ length: num_labels }, (_, label) => [label, `LABEL_${label}`]));
-  return { ...config, id2label };
+  return Object.keys(config.id2label).length === num_labels ? config : { ...config, ...labelsOf(num_labels) };
 }
 
 /** True for a parsed `config.json`, or a configuration, of a RoBERTa. */
@@ -179,7 +175,7 @@ export function parseRobertaConfig(json: Record<string, unknown>): RobertaConfig
     } else if (value === null || value === false) continue;
     throw new SyntaxError(`Cannot load config.json: ${key} = ${JSON.stringify(value)} is not implemented`);
   }
-  return checked({ ...out, ...parseLabels(json) } as unknown as RobertaConfig);
+  return checked({ ...out, ...readLabels(json) } as unknown as RobertaConfig);
 }
 
 function valueOf(json: ConfigJson, key: string): unknown {
@@ -198,33 +194,17 @@ function valueOf(json: ConfigJson, key: string): unknown {
   return value;
 }
 
-/** The number of labels and their names, of which a file may say either or both. */
-function parseLabels(json: ConfigJson): Partial<Pick<RobertaConfig, "num_labels" | "id2label">> {
-  const num_labels = json.num_labels == null ? undefined : wholeNumber(json, "num_labels");
-  const { id2label } = json;
-  if (id2label == null) return num_labels === undefined ? {} : { num_labels };
-  const names = typeof id2label === "object" ? Object.entries(id2label) : [];
-  const isNumbered = names.length > 0 &&
-    names.every(([key, name]) => typeof name === "string" && /^\d+$/.test(key) && Number(key) < names.length);
-  if (!isNumbered) throw wrong(json, "id2label", "names by number from 0");
-  if (num_labels !== undefined && num_labels !== names.length) {
-    throw wrong(json, "num_labels", `the ${names.length} of id2label`);
-  }
-  return { num_labels: names.length, id2label: id2label as Record<string, string> };
-}
-
 const ARCHITECTURES = { "masked-lm": "RobertaForMaskedLM", "classification": "RobertaForSequenceClassification" };
 
 /** The `config.json` that Hugging Face loads. The number of labels is that of `id2label`, as in its own files. */
 export function robertaConfigJson(config: RobertaConfig, head: RobertaHead): Record<string, unknown> {
   const { num_labels: _, id2label, problem_type, ...rest } = config;
-  const label2id = Object.fromEntries(Object.entries(id2label).map(([id, label]) => [label, Number(id)]));
   return {
     architectures: [ARCHITECTURES[head]],
     ...rest,
     hidden_act: "gelu",
     position_embedding_type: "absolute",
-    ...(head === "classification" ? { id2label, label2id, problem_type } : {}),
+    ...(head === "classification" ? { id2label, label2id: label2id(config), problem_type } : {}),
     torch_dtype: "float32",
     use_cache: true,
   };
