@@ -6,15 +6,10 @@
  * It refuses to guess a card: limits and tiles are those of the options, by default of a large desktop card. Blocks that
  * recorded work still uses are freed by the device a submission later than the pool counts.
  */
-import type { Backend, BufferHandle, Kernels } from "../../core/backend.ts";
+import type { Backend, BufferHandle } from "../../core/backend.ts";
 import { webgpuFused } from "../webgpu/fused.ts";
 import { Gpu } from "../webgpu/gpu.ts";
-import { copyStrided } from "../webgpu/kernels/copy.ts";
-import { binary, cast, fill, iota, unary, where } from "../webgpu/kernels/elementwise.ts";
-import { matmul } from "../webgpu/kernels/matmul.ts";
-import { addInto, randomBits } from "../webgpu/kernels/random.ts";
-import { reduce } from "../webgpu/kernels/reduce.ts";
-import { scatterAddRows, takeRows } from "../webgpu/kernels/rows.ts";
+import { webgpuKernels } from "../webgpu/kernels/kernels.ts";
 import { Pipelines } from "../webgpu/pipelines.ts";
 import { type Allocation, BufferPool, type PoolOptions } from "../webgpu/pool.ts";
 import { TileChoice } from "../webgpu/tiles.ts";
@@ -103,24 +98,5 @@ export function onWebgpu(
   const choice = new TileChoice(isSoftware);
   for (const [shapes, design] of Object.entries(tiles)) choice.set(shapes, design);
   const gpu = new Gpu(pool, recorder, pipelines, limits, subgroups, choice);
-  return { pool, kernels: kernelsOf(gpu), fused: webgpuFused(gpu), updates: webgpuUpdates(gpu) };
-}
-
-/** The table of `backends/webgpu/mod.ts`. */
-function kernelsOf(gpu: Gpu): Kernels {
-  return {
-    unary: (op, x, out) => unary(gpu, op, x, out),
-    binary: (op, a, b, out) => binary(gpu, op, a, b, out),
-    where: (mask, a, b, out) => where(gpu, mask, a, b, out),
-    cast: (x, out) => cast(gpu, x, out),
-    fill: (value, out) => fill(gpu, value, out),
-    iota: (start, step, out) => iota(gpu, start, step, out),
-    reduce: (op, x, axes, out) => reduce(gpu, op, x, axes, out),
-    matmul: (a, b, out, options) => matmul(gpu, a, b, out, options),
-    copyStrided: (x, out) => copyStrided(gpu, x, out),
-    takeRows: (table, indices, out) => takeRows(gpu, table, indices, out),
-    scatterAddRows: (rows, indices, out) => scatterAddRows(gpu, rows, indices, out),
-    randomBits: (key, out) => randomBits(gpu, key, out),
-    addInto: (param, delta, options) => addInto(gpu, param, delta, options),
-  };
+  return { pool, kernels: webgpuKernels(gpu), fused: webgpuFused(gpu), updates: webgpuUpdates(gpu) };
 }

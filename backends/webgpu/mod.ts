@@ -11,12 +11,7 @@ import { autotune, choiceName, type SmallStore } from "./autotune.ts";
 import { Faults, oneLine } from "./faults.ts";
 import { webgpuFused } from "./fused.ts";
 import { Gpu } from "./gpu.ts";
-import { copyStrided } from "./kernels/copy.ts";
-import { binary, cast, fill, iota, unary, where } from "./kernels/elementwise.ts";
-import { matmul } from "./kernels/matmul.ts";
-import { addInto, randomBits } from "./kernels/random.ts";
-import { reduce } from "./kernels/reduce.ts";
-import { scatterAddRows, takeRows } from "./kernels/rows.ts";
+import { webgpuKernels } from "./kernels/kernels.ts";
 import { Pipelines } from "./pipelines.ts";
 import { BufferPool } from "./pool.ts";
 import { Recorder, type RecorderCounters } from "./recorder.ts";
@@ -104,21 +99,7 @@ export async function webgpuBackend(options: WebgpuOptions = {}): Promise<Webgpu
     },
     memory: () => pool.memory(),
     resetPeak: () => pool.resetPeak(),
-    kernels: {
-      unary: (op, x, out) => unary(gpu, op, x, out),
-      binary: (op, a, b, out) => binary(gpu, op, a, b, out),
-      where: (mask, a, b, out) => where(gpu, mask, a, b, out),
-      cast: (x, out) => cast(gpu, x, out),
-      fill: (value, out) => fill(gpu, value, out),
-      iota: (start, step, out) => iota(gpu, start, step, out),
-      reduce: (op, x, axes, out) => reduce(gpu, op, x, axes, out),
-      matmul: (a, b, out, choice) => matmul(gpu, a, b, out, choice),
-      copyStrided: (x, out) => copyStrided(gpu, x, out),
-      takeRows: (table, indices, out) => takeRows(gpu, table, indices, out),
-      scatterAddRows: (rows, indices, out) => scatterAddRows(gpu, rows, indices, out),
-      randomBits: (key, out) => randomBits(gpu, key, out),
-      addInto: (param, delta, rounding) => addInto(gpu, param, delta, rounding),
-    },
+    kernels: webgpuKernels(gpu),
     fused: webgpuFused(gpu),
     updates: webgpuUpdates(gpu),
     counters: () => ({

@@ -18,6 +18,7 @@ import { exists, FileSource, join } from "../files.ts";
 import { consoleOutput, explainError, formatTable, type Output } from "../log.ts";
 import { plotSvg, type Series } from "../report_plot.ts";
 import { callVerb } from "./call_verb.ts";
+import { keptResult, meanOf, percent } from "./kept_result.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -95,7 +96,7 @@ export async function study(argv: readonly string[], output: Output): Promise<vo
           tried.push(await resultOf(options, { ...job, rate, seed }, output));
         }
       }
-      const accuracyAt = (rate: number) => mean(tried.filter((one) => one.rate === rate).map((one) => one.accuracy));
+      const accuracyAt = (rate: number) => meanOf(tried.filter((one) => one.rate === rate).map((one) => one.accuracy));
       const rate = method.rates.reduce((best, one) => accuracyAt(one) > accuracyAt(best) ? one : best);
       for (const rank of ranks) {
         for (let seed = 1; seed <= options.seeds; seed++) {
@@ -119,28 +120,24 @@ function numbersOf(flag: string, text: string): number[] {
 async function resultOf(options: StudyOptions, job: Job, output: Output): Promise<Result> {
   const { method, sentences, rank, rate, seed } = job;
   const name = `${sentences}-${method.name.replace(/\W+/g, "-").toLowerCase()}-rank-${rank}-rate-${rate}-seed-${seed}`;
-  const file = join(options.out, `${name}.json`);
-  if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
-  const run = join(options.out, name);
-  if (await exists(run)) await Deno.remove(run, { recursive: true });
-  const train = await fewSentences(options, sentences, seed);
-  const batch = Math.min(16, sentences);
-  const epochs = options.steps * batch / sentences;
-  const targets = (options.targets.length > 0 ? options.targets : ["all-linear"]).map((one) => `--targets ${one}`);
-  const threads = options.threads === undefined ? "" : ` --threads ${options.threads}`;
-  const command =
-    `finetune --model ${options.model} --task sst2 --data ${train} --data ${join(options.data, "dev.tsv")} ` +
-    `${method.flags(rank)} --rank ${rank} ${targets.join(" ")} --lr ${rate} --schedule constant --epochs ${epochs} ` +
-    `--batch ${batch} --eval-every 0 --max-length ${options.maxLength} --no-merge --seed ${seed} --device cpu${threads} ` +
-    `--log-every ${options.steps} --out ${run}`;
-  const accuracy = Number(/^accuracy (\S+) at step/m.exec(await callVerb(command))?.[1]);
-  if (!Number.isFinite(accuracy)) throw new Error(`Cannot read the accuracy of ${command}`);
-  const learnedRank = await meanRank(join(run, "best-adapter"));
-  const result = { method: method.name, sentences, rank, rate, seed, accuracy, learnedRank };
-  await writeFileDurably(file, JSON.stringify(result) + "\n");
-  await Deno.remove(run, { recursive: true });
-  output.err(`${name}: ${percent(accuracy)} of dev, mean rank ${learnedRank.toFixed(1)}`);
-  return result;
+  return await keptResult({ folder: options.out, name }, async (run) => {
+    const train = await fewSentences(options, sentences, seed);
+    const batch = Math.min(16, sentences);
+    const epochs = options.steps * batch / sentences;
+    const targets = (options.targets.length > 0 ? options.targets : ["all-linear"]).map((one) => `--targets ${one}`);
+    const threads = options.threads === undefined ? "" : ` --threads ${options.threads}`;
+    const command =
+      `finetune --model ${options.model} --task sst2 --data ${train} --data ${join(options.data, "dev.tsv")} ` +
+      `${method.flags(rank)} --rank ${rank} ${targets.join(" ")} --lr ${rate} --schedule constant --epochs ${epochs} ` +
+      `--batch ${batch} --eval-every 0 --max-length ${options.maxLength} --no-merge --seed ${seed} --device cpu${threads} ` +
+      `--log-every ${options.steps} --out ${run}`;
+    const accuracy = Number(/^accuracy (\S+) at step/m.exec(await callVerb(command))?.[1]);
+    if (!Number.isFinite(accuracy)) throw new Error(`Cannot read the accuracy of ${command}`);
+    const learnedRank = await meanRank(join(run, "best-adapter"));
+    const result = { method: method.name, sentences, rank, rate, seed, accuracy, learnedRank };
+    output.err(`${name}: ${percent(accuracy)} of dev, mean rank ${learnedRank.toFixed(1)}`);
+    return result;
+  });
 }
 
 /** A file of as many sentences of each class, by seed. */
@@ -174,7 +171,7 @@ async function meanRank(folder: string): Promise<number> {
     const values = productValues(B.values, A.values, A.shape[0]);
     ranks.push(values.filter((value) => value > 0.01 * values[0]).length);
   }
-  return mean(ranks);
+  return meanOf(ranks);
 }
 
 /** The singular values of B A with r columns of B: those of S_B V_B^T (U_A S_A V_A^T), which is r x r. */
@@ -211,10 +208,10 @@ function tableOf(results: readonly Result[]): string[] {
         method,
         String(rank),
         String(rate),
-        percent(mean(accuracies)),
+        percent(meanOf(accuracies)),
         percent(errorOf(accuracies)),
       ],
-      ...[String(runs.length), mean(runs.map(({ learnedRank }) => learnedRank)).toFixed(1)],
+      ...[String(runs.length), meanOf(runs.map(({ learnedRank }) => learnedRank)).toFixed(1)],
     ];
   });
   const head = ["sentences", "method", "rank", "rate", "dev mean", "+-", "seeds", "rank learned"];
@@ -227,7 +224,7 @@ function plotOf(results: readonly Result[], sentences: number, ranks: readonly n
     name,
     points: ranks.map((rank) => {
       const runs = results.filter((one) => one.method === name && one.sentences === sentences && one.rank === rank);
-      return [rank, 100 * mean(runs.map(({ accuracy }) => accuracy))];
+      return [rank, 100 * meanOf(runs.map(({ accuracy }) => accuracy))];
     }),
     style: { color: (i + 1) as 1 | 2 | 3, dots: true },
   }));
@@ -237,19 +234,11 @@ function plotOf(results: readonly Result[], sentences: number, ranks: readonly n
   });
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
 /** Standard error of the mean; 0 of one value. */
 function errorOf(values: readonly number[]): number {
   if (values.length < 2) return 0;
-  const middle = mean(values);
+  const middle = meanOf(values);
   return Math.sqrt(values.reduce((sum, value) => sum + (value - middle) ** 2, 0) / (values.length - 1) / values.length);
-}
-
-function percent(part: number): string {
-  return `${(100 * part).toFixed(1)}%`;
 }
 
 if (import.meta.main) {

@@ -18,7 +18,7 @@ import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../a
 import { saveModel } from "../checkpoint.ts";
 import { writeFileDurably, writeFolderDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
-import { explainError, formatTable } from "../log.ts";
+import { consoleOutput, explainError, formatTable, type Output } from "../log.ts";
 import { findMeasure } from "../shift_measures.ts";
 import { REFERENCE } from "../shift_options.ts";
 import { candidatesOf, type ModelResult, type ShiftResult } from "../shift_result.ts";
@@ -46,7 +46,8 @@ const studyVerb = defineVerb({
   },
 });
 
-type StudyOptions = Options<typeof studyVerb.flags>;
+/** Flags, and where to say what was found. */
+type StudyOptions = Options<typeof studyVerb.flags> & { readonly output: Output };
 
 /** A way to fine-tune, and the rates that are tried. */
 interface Method {
@@ -87,9 +88,10 @@ const METHODS: readonly Method[] = [
 /** The reference's seed: none of the candidates'. */
 const REFERENCE_SEED = 101;
 
-async function main(argv: readonly string[]): Promise<number> {
-  if (wantsHelp(argv)) return console.log(formatHelp(studyVerb)), 0;
-  const { options } = parseVerb(studyVerb, argv);
+/** Runs what is not there yet, and writes the table. */
+export async function study(argv: readonly string[], output: Output): Promise<void> {
+  if (wantsHelp(argv)) return output.out(formatHelp(studyVerb));
+  const options = { ...parseVerb(studyVerb, argv).options, output };
   await prepare(options);
   const wanted = options.only?.split(",");
   const methods = METHODS.filter(({ name }) =>
@@ -113,12 +115,11 @@ async function main(argv: readonly string[]): Promise<number> {
     ...["lora r", "lora all r"].flatMap((kind) => reached(kind, compared)),
   ];
   await writeFileDurably(join(options.out, "table.txt"), lines.join("\n") + "\n");
-  for (const line of lines) console.log(line);
-  return 0;
+  for (const line of lines) output.out(line);
 }
 
 /** Records and the biased model, made if they are not there yet. */
-async function prepare({ out, threads }: StudyOptions): Promise<void> {
+async function prepare({ out, threads, output }: StudyOptions): Promise<void> {
   await Deno.mkdir(out, { recursive: true });
   for (const [name, records] of Object.entries(shiftFiles())) {
     await writeFileDurably(
@@ -140,7 +141,7 @@ async function prepare({ out, threads }: StudyOptions): Promise<void> {
       `--threads ${threads} --log-every 1000 --out ${join(out, "biased")}`,
   );
   await writeFileDurably(join(out, "biased.json"), JSON.stringify({ said }) + "\n");
-  console.error(`biased model: ${said.split(";")[0]} on what it was trained on`);
+  output.err(`biased model: ${said.split(";")[0]} on what it was trained on`);
 }
 
 function recordsOf(out: string, name: string): string {
@@ -172,7 +173,7 @@ interface Tuned {
 }
 
 /** One fine-tuning, or what an earlier call found. */
-async function finetune({ out, epochs, threads }: StudyOptions, { method, rate, seed }: Job): Promise<Tuned> {
+async function finetune({ out, epochs, threads, output }: StudyOptions, { method, rate, seed }: Job): Promise<Tuned> {
   const run = join(out, `${method.name.replace(/\W+/g, "-")}-${rate}-seed-${seed}`);
   const file = `${run}.json`;
   if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
@@ -189,7 +190,7 @@ async function finetune({ out, epochs, threads }: StudyOptions, { method, rate, 
   await removeFolder(join(run, "checkpoints"));
   const tuned = { run, rate, perplexity: Number(perplexity) };
   await writeFileDurably(file, JSON.stringify(tuned) + "\n");
-  console.error(`${method.name}, rate ${rate}, seed ${seed}: perplexity ${perplexity}`);
+  output.err(`${method.name}, rate ${rate}, seed ${seed}: perplexity ${perplexity}`);
   return tuned;
 }
 
@@ -262,7 +263,7 @@ function reached(kind: string, compared: readonly ShiftResult[]): string[] {
 
 if (import.meta.main) {
   try {
-    Deno.exit(await main(Deno.args));
+    await study(Deno.args, consoleOutput());
   } catch (error) {
     console.error(explainError(error));
     Deno.exit(1);

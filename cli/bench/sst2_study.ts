@@ -12,10 +12,11 @@
 import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
 import { writeFileDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
-import { explainError, formatTable } from "../log.ts";
+import { consoleOutput, explainError, formatTable, type Output } from "../log.ts";
 import { findModel } from "../resume.ts";
 import { accuracyOf, bagOfWords, countWords, type Labelled, wordsOf, wordTokenizerFiles } from "./words.ts";
 import { callVerb } from "./call_verb.ts";
+import { keptResult, meanOf, percent } from "./kept_result.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -30,13 +31,15 @@ const studyVerb = defineVerb({
     steps: { ...whole, default: 3000, help: "steps of pre-training" },
     epochs: { ...whole, default: 3, help: "epochs of each fine-tuning" },
     batch: { ...whole, default: 32, help: "sentences to a batch" },
+    warmup: { ...whole, min: 0, default: 50, help: "steps of warm-up of each fine-tuning" },
     only: { type: "string", value: "NAME,NAME", help: "methods to run", defaultHelp: "all" },
     threads: { ...whole, help: "threads of each run", defaultHelp: "all" },
     minCount: { ...whole, default: 2, help: "times that a word of the vocabulary occurs in the training sentences" },
   },
 });
 
-type StudyOptions = Options<typeof studyVerb.flags>;
+/** Flags, and where to say what was found. */
+type StudyOptions = Options<typeof studyVerb.flags> & { readonly output: Output };
 
 /** A way to fine-tune, and the rates that are tried; after `like`, only the one that was the best there. */
 interface Method {
@@ -92,13 +95,14 @@ interface Result {
   readonly speed: number;
 }
 
-async function main(argv: readonly string[]): Promise<number> {
-  if (wantsHelp(argv)) return console.log(formatHelp(studyVerb)), 0;
-  const { options } = parseVerb(studyVerb, argv);
+/** Runs what is not there yet, and writes the table. */
+export async function study(argv: readonly string[], output: Output): Promise<void> {
+  if (wantsHelp(argv)) return output.out(formatHelp(studyVerb));
+  const options = { ...parseVerb(studyVerb, argv).options, output };
   await Deno.mkdir(options.out, { recursive: true });
   const splits = await readSplits(options.data);
   const baseline = fitBaseline(splits);
-  console.error(`bag of words: ${percent(baseline.dev)} of dev with penalty ${baseline.l2}`);
+  output.err(`bag of words: ${percent(baseline.dev)} of dev with penalty ${baseline.l2}`);
   const model = await pretrain(options, splits.train, { name: "pretrained", steps: options.steps, lr: 0.001 });
   // one step that moves nothing is a model as it was drawn
   const fresh = await pretrain(options, splits.train, { name: "drawn", steps: 1, lr: 1e-12 });
@@ -115,8 +119,7 @@ async function main(argv: readonly string[]): Promise<number> {
     const table = tableOf(methods, results, baseline).join("\n") + "\n";
     await writeFileDurably(join(options.out, "table.txt"), table);
   }
-  for (const line of tableOf(methods, results, baseline)) console.log(line);
-  return 0;
+  for (const line of tableOf(methods, results, baseline)) output.out(line);
 }
 
 interface Splits {
@@ -177,7 +180,7 @@ async function pretrain(
   await callVerb(
     `train ${start.join(" ")} --device cpu --optimizer adamw --lr ${lr} --weight-decay 0.01 --seq 66 --batch 16 ` +
       `--steps ${steps}${threadsOf(options)} --log-every 50 --eval-every 500 --save-every 500 --keep 1`,
-    true,
+    options.output,
   );
   await writeFileDurably(join(run, "done"), "");
   return await findModel(run);
@@ -209,28 +212,33 @@ interface Job {
 
 /** One fine-tuning, or what an earlier call found. */
 async function finetune(options: StudyOptions, { model, method, rate, seed }: Job): Promise<Result> {
-  const { data, out, epochs, batch } = options;
+  const { data, out, epochs, batch, warmup, output } = options;
   const name = `${method.name.replace(/\W+/g, "-")}-${rate}-seed-${seed}`;
-  const file = join(out, `${name}.json`);
-  if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
-  const run = join(out, name);
-  if (await exists(run)) await Deno.remove(run, { recursive: true });
-  const said = await callVerb(
-    `finetune --model ${model} --task sst2 --data ${join(data, "train.tsv")} --data ${join(data, "dev.tsv")} ` +
-      `${method.flags} --lr ${rate} --seed ${seed} --epochs ${epochs} --batch ${batch} --warmup 50 --max-length 64 ` +
-      `--weight-decay 0.01 --device cpu${threadsOf(options)} --log-every 100 --out ${run}`,
-  );
-  const parts = /^accuracy (\S+) at step \d+; trained parameters ([\d,]+).*?; optimizer (.*?); \S+\/s ([\d.]+)/m.exec(
-    said,
-  );
-  if (!parts) throw new Error(`Cannot read what finetune said: ${said}`);
-  const [, dev, trained, optimizer, speed] = parts;
-  const test = await testAccuracy(run, data);
-  const result = { method: method.name, rate, seed, dev: Number(dev), test, trained, optimizer, speed: Number(speed) };
-  await writeFileDurably(file, JSON.stringify(result) + "\n");
-  await Deno.remove(run, { recursive: true });
-  console.error(`${name}: ${percent(result.dev)} of dev${test === undefined ? "" : `, ${percent(test)} of test`}`);
-  return result;
+  return await keptResult({ folder: out, name }, async (run) => {
+    const said = await callVerb(
+      `finetune --model ${model} --task sst2 --data ${join(data, "train.tsv")} --data ${join(data, "dev.tsv")} ` +
+        `${method.flags} --lr ${rate} --seed ${seed} --epochs ${epochs} --batch ${batch} --warmup ${warmup} --max-length 64 ` +
+        `--weight-decay 0.01 --device cpu${threadsOf(options)} --log-every 100 --out ${run}`,
+    );
+    const parts = /^accuracy (\S+) at step \d+; trained parameters ([\d,]+).*?; optimizer (.*?); \S+\/s ([\d.]+)/m.exec(
+      said,
+    );
+    if (!parts) throw new Error(`Cannot read what finetune said: ${said}`);
+    const [, dev, trained, optimizer, speed] = parts;
+    const test = await testAccuracy(run, data);
+    const result = {
+      method: method.name,
+      rate,
+      seed,
+      dev: Number(dev),
+      test,
+      trained,
+      optimizer,
+      speed: Number(speed),
+    };
+    output.err(`${name}: ${percent(result.dev)} of dev${test === undefined ? "" : `, ${percent(test)} of test`}`);
+    return result;
+  });
 }
 
 async function testAccuracy(run: string, data: string): Promise<number | undefined> {
@@ -256,8 +264,8 @@ function tableOf(methods: readonly Method[], results: readonly Result[], baselin
     const tests = runs.flatMap(({ test }) => test ?? []);
     return [
       ...[name, rate.toExponential(0), ...SEEDS.map((seed) => percent(runs.find((one) => one.seed === seed)?.dev))],
-      ...[percent(mean(runs.map(({ dev }) => dev))), tests.length > 0 ? percent(mean(tests)) : ""],
-      ...[trained, optimizer, mean(runs.map(({ speed }) => speed)).toFixed(0)],
+      ...[percent(meanOf(runs.map(({ dev }) => dev))), tests.length > 0 ? percent(meanOf(tests)) : ""],
+      ...[trained, optimizer, meanOf(runs.map(({ speed }) => speed)).toFixed(0)],
     ];
   });
   const head = ["method", "rate", ...SEEDS.map((seed) => `seed ${seed}`), "dev mean", "test mean", "trained"];
@@ -268,17 +276,9 @@ function tableOf(methods: readonly Method[], results: readonly Result[], baselin
   );
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function percent(part: number | undefined): string {
-  return part === undefined ? "" : `${(100 * part).toFixed(1)}%`;
-}
-
 if (import.meta.main) {
   try {
-    Deno.exit(await main(Deno.args));
+    await study(Deno.args, consoleOutput());
   } catch (error) {
     console.error(explainError(error));
     Deno.exit(1);

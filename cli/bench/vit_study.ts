@@ -14,8 +14,9 @@
 import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
 import { writeFileDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
-import { explainError, formatTable } from "../log.ts";
+import { consoleOutput, explainError, formatTable, type Output } from "../log.ts";
 import { callVerb } from "./call_verb.ts";
+import { keptResult, meanOf, percent } from "./kept_result.ts";
 
 const whole = { type: "number", integer: true, min: 1 } as const;
 
@@ -34,6 +35,7 @@ const studyVerb = defineVerb({
     steps: { ...whole, default: 900, help: "steps of pre-training" },
     epochs: { ...whole, default: 40, help: "epochs of each adaptation" },
     batch: { ...whole, default: 32, help: "images to a batch" },
+    warmup: { ...whole, min: 0, default: 20, help: "steps of warm-up of each adaptation" },
     prompts: { ...whole, default: 10, help: "prompts of a layer" },
     seeds: { ...whole, default: 3, help: "seeds" },
     only: { type: "string", value: "NAME,NAME", help: "ways to run", defaultHelp: "all" },
@@ -42,7 +44,8 @@ const studyVerb = defineVerb({
   },
 });
 
-type StudyOptions = Options<typeof studyVerb.flags>;
+/** Flags, and where to say what was found. */
+type StudyOptions = Options<typeof studyVerb.flags> & { readonly output: Output };
 
 /** A way to adapt, and the rates that are tried. */
 interface Way {
@@ -89,9 +92,10 @@ interface Result {
   readonly speed: number;
 }
 
-async function main(argv: readonly string[]): Promise<number> {
-  if (wantsHelp(argv)) return console.log(formatHelp(studyVerb)), 0;
-  const { options } = parseVerb(studyVerb, argv);
+/** Runs what is not there yet, and writes the table. */
+export async function study(argv: readonly string[], output: Output): Promise<void> {
+  if (wantsHelp(argv)) return output.out(formatHelp(studyVerb));
+  const options = { ...parseVerb(studyVerb, argv).options, output };
   await Deno.mkdir(options.out, { recursive: true });
   const model = await pretrain(options);
   const wanted = options.only?.split(",");
@@ -104,8 +108,7 @@ async function main(argv: readonly string[]): Promise<number> {
     for (const seed of seeds.slice(1)) results.push(await adapt(options, { model, way, rate, seed }));
     await writeFileDurably(join(options.out, "table.txt"), tableOf(ways, results, seeds).join("\n") + "\n");
   }
-  for (const line of tableOf(ways, results, seeds)) console.log(line);
-  return 0;
+  for (const line of tableOf(ways, results, seeds)) output.out(line);
 }
 
 /** A store, made if it is not there yet. */
@@ -129,7 +132,7 @@ async function pretrain(options: StudyOptions): Promise<string> {
   await callVerb(
     `train ${start} ${device} --optimizer adamw --lr 0.002 --batch 64 --steps ${steps} --log-every 50 ` +
       `--eval-every 150 --save-every 150 --keep 1`,
-    true,
+    options.output,
   );
   await writeFileDurably(join(run, "done"), "");
   return best;
@@ -148,33 +151,29 @@ interface Job {
 
 /** One adaptation, or what an earlier call found. */
 async function adapt(options: StudyOptions, { model, way, rate, seed }: Job): Promise<Result> {
-  const { out, novel, perClass, epochs, batch } = options;
+  const { out, novel, perClass, epochs, batch, warmup, output } = options;
   const name = `${way.name.replace(/\W+/g, "-")}-${rate}-${epochs}-epochs-seed-${seed}`;
-  const file = join(out, `${name}.json`);
-  if (await exists(file)) return JSON.parse(await Deno.readTextFile(file));
-  const choice = `--classes ${novel} --per-class ${perClass} --hold-out-rest --seed ${seed}`;
-  const store = await storeOf(options, `novel-${seed}.zarr`, choice);
-  const run = join(out, name);
-  if (await exists(run)) await Deno.remove(run, { recursive: true });
-  const said = await callVerb(
-    `finetune --model ${model} --task images --data ${store} ${way.flags} --lr ${rate} --seed ${seed} ` +
-      `--epochs ${epochs} --batch ${batch} --warmup 20 --schedule cosine --eval-every 0 --no-merge ` +
-      `--log-every 100 ${deviceOf(options)} --out ${run}`,
-  );
-  const parts = new RegExp(
-    /^accuracy (\S+) at step \d+; trained parameters ([\d,]+) \(([\d.]+)%\); optimizer (.*?); images\/s ([\d.]+)/,
-    "m",
-  ).exec(said);
-  if (!parts) throw new Error(`Cannot read what finetune said: ${said}`);
-  const [, accuracy, trained, share, optimizer, speed] = parts;
-  const result: Result = {
-    ...{ way: way.name, rate, seed, accuracy: Number(accuracy), trained, share, optimizer, speed: Number(speed) },
-    bytes: await bytesIn(join(run, way.isSmall ? "best-adapter" : "best")),
-  };
-  await writeFileDurably(file, JSON.stringify(result) + "\n");
-  await Deno.remove(run, { recursive: true });
-  console.error(`${name}: ${percent(result.accuracy)}`);
-  return result;
+  return await keptResult({ folder: out, name }, async (run) => {
+    const choice = `--classes ${novel} --per-class ${perClass} --hold-out-rest --seed ${seed}`;
+    const store = await storeOf(options, `novel-${seed}.zarr`, choice);
+    const said = await callVerb(
+      `finetune --model ${model} --task images --data ${store} ${way.flags} --lr ${rate} --seed ${seed} ` +
+        `--epochs ${epochs} --batch ${batch} --warmup ${warmup} --schedule cosine --eval-every 0 --no-merge ` +
+        `--log-every 100 ${deviceOf(options)} --out ${run}`,
+    );
+    const parts = new RegExp(
+      /^accuracy (\S+) at step \d+; trained parameters ([\d,]+) \(([\d.]+)%\); optimizer (.*?); images\/s ([\d.]+)/,
+      "m",
+    ).exec(said);
+    if (!parts) throw new Error(`Cannot read what finetune said: ${said}`);
+    const [, accuracy, trained, share, optimizer, speed] = parts;
+    const result: Result = {
+      ...{ way: way.name, rate, seed, accuracy: Number(accuracy), trained, share, optimizer, speed: Number(speed) },
+      bytes: await bytesIn(join(run, way.isSmall ? "best-adapter" : "best")),
+    };
+    output.err(`${name}: ${percent(result.accuracy)}`);
+    return result;
+  });
 }
 
 async function bytesIn(folder: string): Promise<number> {
@@ -196,25 +195,17 @@ function tableOf(ways: readonly Way[], results: readonly Result[], seeds: readon
     const { trained, share, optimizer, bytes } = runs[0];
     return [
       ...[name, String(rate), ...seeds.map((seed) => percent(runs.find((one) => one.seed === seed)?.accuracy))],
-      ...[percent(mean(runs.map(({ accuracy }) => accuracy))), trained, `${share}%`, optimizer],
-      ...[bytes.toLocaleString("en-US"), mean(runs.map(({ speed }) => speed)).toFixed(0)],
+      ...[percent(meanOf(runs.map(({ accuracy }) => accuracy))), trained, `${share}%`, optimizer],
+      ...[bytes.toLocaleString("en-US"), meanOf(runs.map(({ speed }) => speed)).toFixed(0)],
     ];
   });
   const head = ["way", "rate", ...seeds.map((seed) => `seed ${seed}`), "mean", "trained", "share", "optimizer"];
   return formatTable([[...head, "bytes a task", "images/s"], ...rows], `l${"r".repeat(head.length + 1)}`);
 }
 
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function percent(part: number | undefined): string {
-  return part === undefined ? "" : `${(100 * part).toFixed(1)}%`;
-}
-
 if (import.meta.main) {
   try {
-    Deno.exit(await main(Deno.args));
+    await study(Deno.args, consoleOutput());
   } catch (error) {
     console.error(explainError(error));
     Deno.exit(1);
