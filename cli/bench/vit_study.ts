@@ -8,11 +8,11 @@
  *       --out runs/vit
  *
  * Each seed draws the images to train on, the prompts, adapters and heads, and the order. The rate of a way is the best of
- * its grid at seed 1 by the images that are left, so that this one seed is seen in the best light. A small model on small
- * images: its figures are not comparable with published ones.
+ * its grid at seed 1 by the images that are left, so that this one seed is seen in the best light; or, with `--rates-of`,
+ * that of an earlier study. A small model on small images: its figures are not comparable with published ones.
  */
 import { defineVerb, formatHelp, type Options, parseVerb, wantsHelp } from "../arguments.ts";
-import { writeFileDurably } from "../durable.ts";
+import { namesIn, writeFileDurably } from "../durable.ts";
 import { exists, join } from "../files.ts";
 import { consoleOutput, explainError, formatTable, type Output } from "../log.ts";
 import { callVerb } from "./call_verb.ts";
@@ -38,6 +38,12 @@ const studyVerb = defineVerb({
     warmup: { ...whole, min: 0, default: 20, help: "steps of warm-up of each adaptation" },
     prompts: { ...whole, default: 10, help: "prompts of a layer" },
     seeds: { ...whole, default: 3, help: "seeds" },
+    ratesOf: {
+      type: "string",
+      value: "FOLDER",
+      help: "an earlier study, on another device say, whose best rates are taken",
+      defaultHelp: "the best of a grid",
+    },
     only: { type: "string", value: "NAME,NAME", help: "ways to run", defaultHelp: "all" },
     device: { type: "string", choices: ["cpu", "webgpu"], default: "cpu", help: "where to compute" },
     threads: { ...whole, help: "threads of each run", defaultHelp: "all" },
@@ -101,9 +107,11 @@ export async function study(argv: readonly string[], output: Output): Promise<vo
   const wanted = options.only?.split(",");
   const ways = waysOf(options).filter(({ name }) => !wanted || wanted.some((part) => name.startsWith(part)));
   const seeds = Array.from({ length: options.seeds }, (_, i) => i + 1);
+  const earlier = options.ratesOf === undefined ? [] : await resultsIn(options.ratesOf);
   const results: Result[] = [];
   for (const way of ways) {
-    for (const rate of way.rates) results.push(await adapt(options, { model, way, rate, seed: seeds[0] }));
+    const rates = earlier.length > 0 ? [bestRate(earlier, way.name)] : way.rates;
+    for (const rate of rates) results.push(await adapt(options, { model, way, rate, seed: seeds[0] }));
     const rate = bestRate(results, way.name);
     for (const seed of seeds.slice(1)) results.push(await adapt(options, { model, way, rate, seed }));
     await writeFileDurably(join(options.out, "table.txt"), tableOf(ways, results, seeds).join("\n") + "\n");
@@ -182,8 +190,15 @@ async function bytesIn(folder: string): Promise<number> {
   return bytes;
 }
 
+/** What a study has kept. */
+async function resultsIn(folder: string): Promise<Result[]> {
+  const names = (await namesIn(folder)).filter((name) => name.endsWith(".json"));
+  return await Promise.all(names.map(async (name) => JSON.parse(await Deno.readTextFile(join(folder, name)))));
+}
+
 function bestRate(results: readonly Result[], way: string): number {
   const tried = results.filter((one) => one.way === way && one.seed === 1);
+  if (tried.length === 0) throw new RangeError(`Cannot take the rate of ${way}: the earlier study has not tried it`);
   return tried.reduce((best, one) => one.accuracy > best.accuracy ? one : best).rate;
 }
 

@@ -21,6 +21,11 @@ Deno.test("study() adapts in every way that it is asked for, and does again only
   assert.deepEqual(rows.map((row) => row.split(" ")[0]), ["linear", "full"]);
   assert.match(rows[0], / 130 +\d\.\d+% /); // two labels of 64 weights and a bias
   assert.match(rows[1], / 100\.00% /);
+  const other = memoryOutput();
+  await study([...flags.replace("--out out", "--out other").split(" "), "--rates-of", "out"], other);
+  assert.equal((await namesIn("other")).filter((name) => name.endsWith(".json")).length, 2 * 2);
+  const ratesIn = (text: string) => text.trim().split("\n").map((row) => row.split(/ {2,}/)[1]);
+  assert.deepEqual(ratesIn(other.outText), ratesIn(first.outText));
   const before = await fingerprint("out");
   await Deno.remove(`out/${files.find((name) => name.startsWith("full-") && name.endsWith("seed-2.json"))}`);
   const again = memoryOutput();
