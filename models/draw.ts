@@ -34,14 +34,17 @@ export interface DrawOptions {
   readonly dtype?: "f32" | "bf16" | "f16";
   /** Standard deviation of matrices that do not say their own. */
   readonly std: number;
+  /** Draws others under the same seed and names: for a part that is not to be what a whole model had. */
+  readonly purpose?: string;
 }
 
 /** New weights under the names and shapes of `weights`, in that order. */
 export function drawWeights(
   backend: Backend,
   weights: ReadonlyMap<string, DrawSpec>,
-  { seed, dtype = "f32", std: usual }: DrawOptions,
+  { seed, dtype = "f32", std: usual, purpose }: DrawOptions,
 ): Params {
+  const key = purpose === undefined ? keyOf(seed) : foldIn(keyOf(seed), purpose);
   const params = new Params(backend);
   for (const [name, { shape, std = usual, zeroRow }] of weights) {
     const size = sizeOf(shape);
@@ -49,7 +52,7 @@ export function drawWeights(
       ? new Float32Array(size)
       : shape.length === 1
       ? new Float32Array(size).fill(1)
-      : normal(foldIn(keyOf(seed), name), size, 0, std);
+      : normal(foldIn(key, name), size, 0, std);
     if (zeroRow !== undefined) values.fill(0, zeroRow * shape[1], (zeroRow + 1) * shape[1]);
     const stored = isHalf(dtype) ? new Uint16Array(fromFloat32(values, HALVES[dtype]).buffer) : values;
     params.set(name, own(fromArray(backend, stored, shape, dtype)));

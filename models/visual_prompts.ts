@@ -148,7 +148,7 @@ export function initVisualPrompts(
 ): Params {
   const params = new Params(backend);
   for (const [name, { shape }] of visualPromptWeights(model, config)) {
-    const values = firstValues(name, sizeOf(shape), foldIn(keyOf(seed), name), { model, config, head });
+    const values = firstValues(name, sizeOf(shape), foldIn(keyOf(seed), "new task", name), { model, config, head });
     params.set(name, storedTensor(backend, values, shape, dtype));
   }
   return params;

@@ -55,10 +55,10 @@ export function initVit(backend: Backend, config: VitConfig, { seed, dtype }: Vi
   return drawWeights(backend, vitWeights(config), { seed, dtype, std: config.initializer_range });
 }
 
-/** The head alone of `initVit`'s weights: what a pre-trained encoder gets for a task of its own. */
+/** A head for a pre-trained encoder's new task, drawn as in `initVit`, but not the one that this draws with that seed. */
 export function initVitHead(backend: Backend, config: VitConfig, { seed, dtype }: VitDraw): Params {
   const weights = [...vitWeights(config)].filter(([name]) => !name.startsWith("vit."));
-  return drawWeights(backend, new Map(weights), { seed, dtype, std: config.initializer_range });
+  return drawWeights(backend, new Map(weights), { seed, dtype, std: config.initializer_range, purpose: "new head" });
 }
 
 /** How the layers run. */

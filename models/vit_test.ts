@@ -280,10 +280,12 @@ Deno.test("initVit() draws each weight from the seed and its name, the head's to
   }
   using head = initVitHead(backend, tiny, { seed: 7, dtype: "bf16" });
   assert.deepEqual(head.names(), ["classifier.weight", "classifier.bias"]);
-  for (const [name, tensor] of head.entries()) {
-    const expected = roundTo("bf16", await takeHost(params.get(name).retained()));
-    assert.deepEqual(await takeHost(tensor.retained()), expected, name);
-  }
+  const [drawn, trained] = [head, params].map((one) => [...one.get("classifier.weight").readSync()]);
+  // another head than the one that a model of this seed was trained with, and in 16 bits
+  const cosine = drawn.reduce((sum, value, i) => sum + value * trained[i], 0) /
+    (rms(drawn) * rms(trained) * drawn.length);
+  assert.ok(Math.abs(cosine) < 0.5, `${cosine}`);
+  assert.equal(head.get("classifier.weight").dtype, "bf16");
 });
 
 /** One forward and backward whose gradients are dropped. */
