@@ -106,11 +106,14 @@ function makeSchedule(
   peak: number,
   { steps: total, ownSchedule }: ChoiceContext,
 ): Schedule {
-  const options = { peak, warmup: warmup ?? Math.round(total / 10), total, minimum: minLr * peak };
-  if (options.warmup > total) {
-    throw new RangeError(`Cannot warm up for ${options.warmup} steps: the run has ${total}`);
+  const asked = { peak, warmup: warmup ?? Math.round(total / 10), total, minimum: minLr * peak };
+  if (asked.warmup > total) {
+    throw new RangeError(`Cannot warm up for ${asked.warmup} steps: the run has ${total}`);
   }
-  if (ownSchedule) return ownSchedule(options);
+  if (ownSchedule) return ownSchedule(asked);
+  // A rate of 0 is for the step after the last, as in Hugging Face's schedules: a step at 0 would be lost, and a run of one
+  // would learn nothing.
+  const options = minLr > 0 ? asked : { ...asked, warmup: Math.max(1, asked.warmup), total: total + 1 };
   switch (schedule) {
     case "cosine":
       return cosine(options);

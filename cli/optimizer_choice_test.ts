@@ -11,6 +11,7 @@ function ratesAt(
   step: number,
   optimizer: "adamw" | "galore_adamw",
   extra: Partial<Parameters<typeof chooseOptimizer>[1]>,
+  run: Partial<typeof DEFAULTS> = {},
 ) {
   const options = {
     ...DEFAULTS,
@@ -20,6 +21,7 @@ function ratesAt(
     schedule: "constant",
     warmup: 0,
     basis: "exact",
+    ...run,
   } as const;
   const { routing } = chooseOptimizer(options, {
     ...{ shapes: SHAPES, projected: /\.(outer|inner)\.weight$/, hiddenSize: 8, steps: 10, gradAccum: 1, seed: 1 },
@@ -40,4 +42,16 @@ for (const optimizer of ["adamw", "galore_adamw"] as const) {
 Deno.test("chooseOptimizer() takes a method's own schedule in place of the run's", () => {
   const ownSchedule = ({ peak, total }: { peak: number; total: number }) => constant(peak * total);
   assert.deepEqual(ratesAt(3, "adamw", { ownSchedule, rates: [[/bias/, 0.5]] }), [5, 5, 2.5]);
+});
+
+Deno.test("chooseOptimizer() falls to 0 behind the last step, whose rate is Hugging Face's, and to another minimum at it", () => {
+  const linear = (steps: number, warmup: number, minLr = 0) =>
+    Array.from(
+      { length: steps },
+      (_, i) => ratesAt(i + 1, "adamw", { steps }, { schedule: "linear", warmup, minLr })[0],
+    );
+  assert.deepEqual(linear(1, 0), [0.5]);
+  assert.deepEqual(linear(4, 0), [0.5, 0.375, 0.25, 0.125]);
+  assert.deepEqual(linear(5, 2), [0.25, 0.5, 0.375, 0.25, 0.125]);
+  assert.deepEqual(linear(4, 2, 0.5), [0.25, 0.5, 0.375, 0.25]);
 });
