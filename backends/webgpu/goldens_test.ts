@@ -34,7 +34,7 @@ eightBitGoldens("webgpu", make, { ignore, blockSizes: [256], isWhole: false });
 guardedBases("webgpu", make, { ignore, projectors: ["int4"] });
 // schedules are the host's affair, and every projection has the same kernels
 const others =
-  /under |reverse_std|left| right|nesterov|decay before|(factor|momentum|Muon|trace|uncorrected)\) full|scaled rms/;
+  /under |reverse_std|left| right|nesterov|decay before|scaled rms|eps uncorrected|(factor|momentum|Muon|identity|trace)\) full$|(identity|trace)\) std$/;
 // of stored states and other subspaces the most different: fused 8 bits, packed 4 bits, drawn bases, random rounding
 const share = /with decay|int4 projector|^apollo\(scaleByAdam|released residual/;
 const isStored = new Set([...STORED_RULES, ...SUBSPACE_RULES]);
