@@ -74,13 +74,17 @@ export function topIndex(scores: ArrayLike<number>): number {
   return best;
 }
 
+/** The least divergence of a reference from its base that is a shift, in nats a place: f32 scores round by less than it. */
+export const SMALLEST_SHIFT = 1e-9;
+
 /**
- * Shift capture from sums or means of divergences over the same positions. Undefined where the reference has not moved: no
- * shift is there to be captured.
+ * Shift capture from sums of divergences over the same positions. Undefined where the reference has not moved by more than
+ * rounding: no shift is there to be captured.
  *
  * @param toCandidate KL(p* || p_c)
  * @param toBase KL(p* || p_0)
+ * @param places how many positions are summed; 1 for means
  */
-export function shiftCapture(toCandidate: number, toBase: number): number | undefined {
-  return toBase > 0 ? 1 - toCandidate / toBase : undefined;
+export function shiftCapture(toCandidate: number, toBase: number, places = 1): number | undefined {
+  return toBase > SMALLEST_SHIFT * places ? 1 - toCandidate / toBase : undefined;
 }

@@ -63,4 +63,8 @@ Deno.test("shiftCapture() is 0 for the base, 1 for the reference, undefined wher
   assert.equal(shiftCapture(0, 0.4), 1);
   assert.equal(shiftCapture(0.8, 0.4), -1);
   assert.equal(shiftCapture(0, 0), undefined);
+  // a reference that has moved by the rounding of its scores, over a hundred places
+  assert.equal(shiftCapture(3, 1e-10), undefined);
+  assert.equal(shiftCapture(3, 5e-8, 100), undefined);
+  assert.equal(shiftCapture(1e-7, 2e-7, 100), 0.5);
 });

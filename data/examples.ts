@@ -66,7 +66,7 @@ export async function readClassNames(path: string, columns: SentenceTask["column
   };
   const names = new Set<string>();
   for (const file of await filesOf(path, task, "train")) {
-    for await (const { label } of readRows(file, task)) names.add(String(label));
+    for await (const { label } of readRows(file, task)) names.add(String(label).trim());
   }
   if (names.size < 2 || names.size > 1000) {
     const hint = names.size > 1000 ? "; is the column a score?" : "";
@@ -189,7 +189,7 @@ function labelNumber(value: unknown, { labels, scoreRange = [-Infinity, Infinity
     return isScore && score >= scoreRange[0] && score <= scoreRange[1] ? score : undefined;
   }
   const text = String(value).trim();
-  const named = labels.indexOf(text);
+  const named = labels.findIndex((name) => name.trim() === text);
   if (named >= 0) return named;
   // a class's number stands for it unless the names are numbers themselves
   if (!/^\d+$/.test(text) || labels.some((name) => /^-?\d+$/.test(name))) return undefined;

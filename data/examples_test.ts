@@ -205,6 +205,19 @@ Deno.test("readExamples() tells the line of CSV whose fields hold line ends", as
   });
 });
 
+Deno.test("classes with blanks around their names are read as those without", async () => {
+  const columns = { sentence: "text", label: "kind" };
+  const text = lines(["text", "kind"], ["fine", "good "], ["warm", " good"], ["dull", "bad"]);
+  await withFiles({ "a.tsv": text }, async (folder) => {
+    const names = await readClassNames(`${folder}/a.tsv`, ownTask({ columns, labels: "score" }).columns);
+    assert.deepEqual(names, ["bad", "good"]);
+    for (const labels of [names, ["bad", "good "]]) {
+      const examples = await readExamples(`${folder}/a.tsv`, ownTask({ columns, labels }));
+      assert.deepEqual(examples.map(({ label }) => label), [1, 1, 0]);
+    }
+  });
+});
+
 Deno.test("readClassNames() sorts names, and numbers by size", async () => {
   const columns = OWN.columns;
   await withFiles(

@@ -5,6 +5,7 @@
  */
 
 import { broken } from "./image_header.ts";
+import { isDeadLink } from "./image_file.ts";
 import { ImageDecoders } from "./image_decoders.ts";
 import type { ImageSource } from "./image_source.ts";
 
@@ -18,12 +19,12 @@ const OTHER_IMAGES = /\.(gif|bmp|tiff?|avif|heic|heif|jxl|jp2|ppm|pgm|pnm|tga|ic
  *
  * @param workers threads that decode; 0 decodes on this one. Default: up to 4 where there are 200 images or more.
  * @throws {Deno.errors.NotFound} when there is no such folder.
- * @throws {RangeError} when it has no class sub-folders, or images beside them.
+ * @throws {RangeError} when it has no class sub-folders, or images beside them, or links that lead nowhere or in a circle.
  */
 export async function openFolderSource(folder: string, workers?: number): Promise<ImageSource> {
   const root = folder.replace(/(?<=.)[/\\]+$/, "");
   const { folders: classes, files } = await list(root);
-  const loose = files.find((name) => DECODED.test(name) || OTHER_IMAGES.test(name));
+  const loose = files.find(isImage);
   if (classes.length === 0) {
     throw new RangeError(`Cannot read images from "${folder}": expected one sub-folder a class, got none`);
   }
@@ -34,8 +35,9 @@ export async function openFolderSource(folder: string, workers?: number): Promis
   }
   const paths: string[] = [];
   const labels: number[] = [];
+  const above = [await Deno.realPath(root)];
   for (const [label, name] of classes.entries()) {
-    for await (const path of walk(`${root}/${name}`)) {
+    for await (const path of walk(`${root}/${name}`, above)) {
       paths.push(path);
       labels.push(label);
     }
@@ -56,23 +58,36 @@ export async function openFolderSource(folder: string, workers?: number): Promis
   };
 }
 
-/** Paths of images below a folder, sorted within each folder. */
-async function* walk(folder: string): AsyncGenerator<string> {
+/** Paths of images below a folder, sorted within each folder. `above`: where the folders that it lies in really are. */
+async function* walk(folder: string, above: readonly string[]): AsyncGenerator<string> {
+  const real = await Deno.realPath(folder);
+  if (above.includes(real)) {
+    throw new RangeError(`Cannot read images from "${folder}": it is a link to a folder that it lies in`);
+  }
   const { folders, files } = await list(folder);
-  for (const name of files) if (DECODED.test(name) || OTHER_IMAGES.test(name)) yield `${folder}/${name}`;
-  for (const name of folders) yield* walk(`${folder}/${name}`);
+  for (const name of files) if (isImage(name)) yield `${folder}/${name}`;
+  for (const name of folders) yield* walk(`${folder}/${name}`, [...above, real]);
+}
+
+function isImage(name: string): boolean {
+  return DECODED.test(name) || OTHER_IMAGES.test(name);
 }
 
 /** Names in a folder without hidden ones, links followed; sorted by code units, as other tools number classes. */
 async function list(folder: string): Promise<{ folders: string[]; files: string[] }> {
   const folders: string[] = [];
   const files: string[] = [];
+  for await (const entry of readFolder(folder)) {
+    if (entry.name.startsWith(".")) continue;
+    const isFolder = entry.isSymlink ? await leadsToFolder(folder, entry.name) : entry.isDirectory;
+    (isFolder ? folders : files).push(entry.name);
+  }
+  return { folders: folders.sort(), files: files.sort() };
+}
+
+async function* readFolder(folder: string): AsyncGenerator<Deno.DirEntry> {
   try {
-    for await (const entry of Deno.readDir(folder)) {
-      if (entry.name.startsWith(".")) continue;
-      const { isDirectory } = entry.isSymlink ? await Deno.stat(`${folder}/${entry.name}`) : entry;
-      (isDirectory ? folders : files).push(entry.name);
-    }
+    yield* Deno.readDir(folder);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
       throw new Deno.errors.NotFound(`Cannot read images from "${folder}": there is no such folder`);
@@ -82,5 +97,15 @@ async function list(folder: string): Promise<{ folders: string[]; files: string[
     }
     throw error;
   }
-  return { folders: folders.sort(), files: files.sort() };
+}
+
+/** A link that leads nowhere is an image, and as broken as one, where it is named like one; else it may be a class. */
+async function leadsToFolder(folder: string, name: string): Promise<boolean> {
+  try {
+    return (await Deno.stat(`${folder}/${name}`)).isDirectory;
+  } catch (error) {
+    if (!isDeadLink(error)) throw error;
+    if (isImage(name)) return false;
+    throw new RangeError(`Cannot read images from "${folder}": "${name}" is a link that leads nowhere`);
+  }
 }

@@ -69,6 +69,35 @@ Deno.test("openFolderSource() follows links to class folders", async () => {
   });
 });
 
+Deno.test("openFolderSource() takes a link that leads nowhere for a broken image, or refuses it where it may be a class", async () => {
+  await withFolder(async (root) => {
+    await writeImageFolder(root);
+    await Deno.symlink("missing.png", `${root}/cat/0.png`);
+    await Deno.symlink("00.png", `${root}/cat/00.png`);
+    using source = await openFolderSource(root, 0);
+    assert.equal(source.labels.length, 8);
+    for (const index of [0, 1]) {
+      await assert.rejects(
+        source.read(index, SHAPE),
+        /^SyntaxError: Cannot read image ".*cat\/00?\.png": it is a link that leads nowhere$/,
+      );
+    }
+    await Deno.symlink("missing", `${root}/bird`);
+    await assert.rejects(openFolderSource(root), /^RangeError: .*": "bird" is a link that leads nowhere$/);
+  });
+});
+
+Deno.test("openFolderSource() throws when a link leads back to a folder that it lies in", async () => {
+  await withFolder(async (root) => {
+    await writeImageFolder(root);
+    await Deno.symlink("..", `${root}/cat/more/up`);
+    await assert.rejects(
+      openFolderSource(root),
+      /^RangeError: Cannot read images from ".*\/cat\/more\/up": it is a link to a folder that it lies in$/,
+    );
+  });
+});
+
 Deno.test("read() throws once the decoders are closed", async () => {
   await withFolder(async (root) => {
     await writeImageFolder(root);

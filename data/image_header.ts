@@ -84,20 +84,54 @@ function pngSize(file: string, view: DataView): { width: number; height: number 
   return { width: view.getUint32(16), height: view.getUint32(20) };
 }
 
-/** Walks the segments to the frame header (SOF). */
+/** Looks for the frame header (SOF). */
 function jpegSize(file: string, view: DataView): { width: number; height: number } {
-  for (let at = 2;;) {
-    if (view.getUint8(at) !== 0xff) throw broken(file, `byte ${at} should begin a JPEG marker`);
+  for (const { marker, at } of jpegSegments(view)) {
+    const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
+    if (isFrame) return jpegFrame(file, view, at);
+    if (marker === SCAN || marker === 0xd9) throw broken(file, "it has no JPEG frame header");
+  }
+  throw broken(file, "its jpeg header is cut off");
+}
+
+/** The marker before pixels. */
+const SCAN = 0xda;
+
+/** Segments of a JPEG. As in libjpeg, what lies between them and begins none is passed over. */
+function* jpegSegments(
+  view: DataView,
+): Generator<{ readonly marker: number; readonly at: number; readonly end: number }> {
+  for (let at = 2; at + 4 <= view.byteLength;) {
     const marker = view.getUint8(at + 1);
-    if (marker === 0xff) { // fill byte
+    if (view.getUint8(at) !== 0xff || marker === 0 || marker === 0xff) {
       at++;
       continue;
     }
-    const isFrame = marker >= 0xc0 && marker <= 0xcf && marker !== 0xc4 && marker !== 0xc8 && marker !== 0xcc;
-    if (isFrame) return jpegFrame(file, view, at);
-    if (marker === 0xda || marker === 0xd9) throw broken(file, "it has no JPEG frame header");
-    at += 2 + view.getUint16(at + 2);
+    const end = at + 2 + view.getUint16(at + 2);
+    yield { marker, at, end };
+    at = end;
   }
+}
+
+/**
+ * A JPEG without what lies between the segments before its first scan. A decoder would pass over it with a warning, and
+ * keep all later ones to itself.
+ */
+export function trimJpeg(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const parts = [bytes.subarray(0, 2)];
+  for (const { marker, at, end } of jpegSegments(new DataView(bytes.buffer, bytes.byteOffset, bytes.length))) {
+    parts.push(bytes.subarray(at, marker === SCAN ? bytes.length : end));
+    if (marker === SCAN) break;
+  }
+  const length = parts.reduce((sum, part) => sum + part.length, 0);
+  if (length === bytes.length) return bytes;
+  const trimmed = new Uint8Array(length);
+  let to = 0;
+  for (const part of parts) {
+    trimmed.set(part, to);
+    to += part.length;
+  }
+  return trimmed;
 }
 
 function jpegFrame(file: string, view: DataView, at: number): { width: number; height: number } {

@@ -74,8 +74,11 @@ export async function writeImageSplits(
     };
     for await (const { image, label, error } of readInOrder(source, choice, shape, place)) {
       signal?.throwIfAborted();
+      const writer = place(label);
+      // read ahead for a class that has filled since: how many are depends on the threads, so none may count
+      if (!writer) continue;
       if (image) {
-        await place(label)?.append(image, label);
+        await writer.append(image, label);
       } else {
         if (!skipBroken || !(error instanceof SyntaxError)) throw error;
         skipped++;

@@ -4,10 +4,11 @@
  * What every kind of image becomes follows Pillow's `convert("RGB")` and `convert("L")`: palettes are looked up, grey is
  * repeated, alpha is dropped (the colour under it stays, nothing is composited). Departures: of 16-bit samples the high byte
  * is taken, for grey too, which Pillow would clip to white; EXIF's orientation of a JPEG is applied, as
- * `ImageOps.exif_transpose` does; whatever makes the JPEG decoder warn is broken here, as a file that is cut off is there.
+ * `ImageOps.exif_transpose` does; whatever makes the JPEG decoder warn is broken here, as a file that is cut off is there, save
+ * for bytes too many before the first pixel or behind the last.
  */
 
-import { broken, checkPngChunks, type ImageFormat, readImageHeader } from "./image_header.ts";
+import { broken, checkPngChunks, type ImageFormat, readImageHeader, trimJpeg } from "./image_header.ts";
 
 /** Channels of stored images: grey, or red, green and blue. */
 export type ImageChannels = 1 | 3;
@@ -66,6 +67,12 @@ export async function decodeImage(
   return { pixels: dropAlpha(rgba, channels), height: rgba.height, width: rgba.width, channels };
 }
 
+/**
+ * Stray bytes between the last pixel of a JPEG and its end. The decoder tells only its first warning; none can follow this
+ * one, but one of stray bytes between scans might hide another.
+ */
+const BYTES_BEHIND = /^Corrupt JPEG data: \d+ extraneous bytes before marker 0xd9$/;
+
 /** Each is loaded when the first image of its kind comes. */
 const LOADERS: Readonly<Record<ImageFormat, () => Promise<Decoder>>> = {
   async png() {
@@ -79,8 +86,8 @@ const LOADERS: Readonly<Record<ImageFormat, () => Promise<Decoder>>> = {
     return async (bytes) => {
       said.length = 0;
       try {
-        const image = await decode(exactBuffer(bytes), { preserveOrientation: true });
-        if (said.length === 0) return image;
+        const image = await decode(exactBuffer(trimJpeg(bytes)), { preserveOrientation: true });
+        if (said.length === 0 || BYTES_BEHIND.test(said[0])) return image;
       } catch (error) {
         if (said.length === 0) throw error;
       }

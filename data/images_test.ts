@@ -29,6 +29,25 @@ Deno.test("decodeImage() tells images apart by their bytes, decodes several at o
   for (const [i, name] of names.entries()) assert.deepEqual([...decoded[i].pixels], [...images[name].rgb], name);
 });
 
+/** A JPEG with bytes that belong to nothing at a place of it. */
+async function strewJpeg(at: number): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = await readTestImage("colour.jpg");
+  return Uint8Array.of(...bytes.subarray(0, at), ...new Uint8Array(40).fill(7), ...bytes.subarray(at));
+}
+
+for (
+  const [place, at] of [["in its header", 89], ["before its first scan", 609], ["behind its last pixel", -2]] as const
+) {
+  Deno.test(`decodeImage() gives what Pillow gives when a JPEG has stray bytes ${place}`, async () => {
+    const bytes = await strewJpeg(at);
+    assert.deepEqual([...(await decodeImage("strewn.jpg", bytes)).pixels], [...images["colour.jpg"].rgb]);
+    await assert.rejects(
+      decodeImage("cut.jpg", bytes.subarray(0, -90)),
+      /not sound JPEG \(Premature end of JPEG file\)$/,
+    );
+  });
+}
+
 const change = (at: number, byte: number) => (bytes: Uint8Array) => void (bytes[at] = byte);
 const cut = (length: number) => (bytes: Uint8Array) => bytes.subarray(0, length);
 /** Every checksum is right, but rows are missing: twice as high. */

@@ -54,6 +54,7 @@ export {
   PLAIN_CHAT_TEMPLATE,
 } from "./chat_template.ts";
 export {
+  hasAnswerWithin,
   packChat,
   type PackedBatch,
   packedBatches,

@@ -54,8 +54,7 @@ export function packChat(chats: readonly EncodedChat[], { seq, padId, truncate =
         `Cannot pack the conversation on line ${line}: it has ${ids.length} tokens, and a row has ${seq}`,
       );
     }
-    // a first token has no token before it, so it cannot be learned
-    if (!chat.counted.subarray(1, seq).includes(1)) {
+    if (!hasAnswerWithin(chat, seq)) {
       const rule = `an answer must lie within the first ${seq} tokens`;
       throw new RangeError(`Cannot pack the conversation on line ${line}: ${rule}: got none`);
     }
@@ -82,6 +81,12 @@ export function packChat(chats: readonly EncodedChat[], { seq, padId, truncate =
     }
   }
   return { tokens, targets, segments, rows: rows.length, seq, counted, truncated };
+}
+
+/** Whether something of a conversation's answers lies within its first `seq` tokens, where it can be learned. */
+export function hasAnswerWithin({ counted }: EncodedChat, seq: number): boolean {
+  // a first token has no token before it
+  return counted.subarray(1, seq).includes(1);
 }
 
 /** Which conversations stand in each row; rows with equal room are kept in a list, the last one taken first. */

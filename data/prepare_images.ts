@@ -46,7 +46,8 @@ const WRITER = "lowrank/data 1";
  * Writes images into a new store, in constant memory.
  *
  * @throws {Deno.errors.AlreadyExists} when `out` exists.
- * @throws {RangeError} when an option is out of range, or a class has too few images.
+ * @throws {RangeError} when an option is out of range, a class has too few images, or `validation` has a class that
+ * `inputs` lack and `classes` are not given.
  * @throws {SyntaxError} naming the file, when an image or an IDX file cannot be read.
  * @throws {Deno.errors.NotFound} when an input does not exist.
  */
@@ -109,13 +110,23 @@ function chooseShape(source: ImageSource, options: PrepareImagesOptions): ImageS
   );
 }
 
+/** Images of a class that nothing was trained on would be lost without a word. */
+function refuseOtherClasses({ name, classes, labels }: ImageSource, known: readonly string[]): void {
+  const other = labels.find((label) => !known.includes(classes[label]));
+  if (other === undefined) return;
+  throw new RangeError(
+    `Cannot prepare images of "${name}" to evaluate on: class "${classes[other]}" is not among those to train on`,
+  );
+}
+
 /** Everything of a source of its own, or `validationPerClass`, for the validation split. */
 function validationChoice(
   source: ImageSource,
   classes: readonly string[],
-  { validationPerClass = Infinity, seed }: PrepareImagesOptions,
+  { classes: chosen, validationPerClass = Infinity, seed }: PrepareImagesOptions,
 ): ImageChoice {
   const choice = chooseImages(source, { classes, holdOut: 0, seed });
+  if (chosen === undefined) refuseOtherClasses(source, classes);
   return {
     ...choice,
     splits: ["validation"],

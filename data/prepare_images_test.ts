@@ -1,6 +1,8 @@
 /** From folders and IDX files to stores: which images are taken, in which order, and what is refused, leaving nothing. */
 
 import assert from "node:assert/strict";
+import { chooseImages } from "./image_choice.ts";
+import { openFolderSource } from "./image_folder.ts";
 import { openImageStore } from "./image_store.ts";
 import { verifyImageStore } from "./image_verify.ts";
 import { decodeImage } from "./images.ts";
@@ -134,6 +136,41 @@ for (const workers of [0, 2]) {
     });
   });
 }
+
+Deno.test("prepareImages() makes the same store for any number of workers, though an image of a full class is broken", async () => {
+  await withFolder(async (folder) => {
+    const png = await readTestImage("rgb.png");
+    for (const name of ["cat", "dog"]) {
+      await Deno.mkdir(`${folder}/set/${name}`, { recursive: true });
+      for (let i = 0; i < 8; i++) await Deno.writeFile(`${folder}/set/${name}/${i}.png`, png);
+    }
+    const options = { inputs: { images: `${folder}/set` }, size: 4, perClass: 2, holdOut: 0 } as const;
+    using source = await openFolderSource(options.inputs.images, 0);
+    const cats = [...chooseImages(source, options).candidates()].filter(({ label }) => label === 0);
+    await Deno.writeTextFile(`${options.inputs.images}/cat/${cats[2].index}.png`, "no image");
+    for (const workers of [0, 2]) {
+      const { skipped, splits } = await prepareImages({ ...options, out: `${folder}/${workers}`, workers });
+      assert.deepEqual([skipped, splits.train?.perClass], [0, [2, 2]], `${workers} workers`);
+    }
+  });
+});
+
+Deno.test("prepareImages() refuses images to evaluate on of a class that none are trained on, unless classes are given", async () => {
+  await withFolder(async (folder) => {
+    for (const path of ["set/cat", "set/dog", "held/bird", "held/cat", "held/dog"]) {
+      await Deno.mkdir(`${folder}/${path}`, { recursive: true });
+      await Deno.writeFile(`${folder}/${path}/1.png`, await readTestImage("rgb.png"));
+    }
+    const [inputs, validation] = ["set", "held"].map((name) => ({ images: `${folder}/${name}` }));
+    const options = { inputs, validation, out: `${folder}/store`, size: 4 };
+    await assert.rejects(
+      prepareImages(options),
+      /^RangeError: .*images of ".*held" to evaluate on: class "bird" is not among those to train on$/,
+    );
+    const { classes, splits } = await prepareImages({ ...options, classes: ["dog", "cat"] });
+    assert.deepEqual([classes, splits.validation?.perClass], [["dog", "cat"], [1, 1]]);
+  });
+});
 
 Deno.test("prepareImages() refuses what it cannot do, and leaves nothing behind", async () => {
   await withFolder(async (folder) => {

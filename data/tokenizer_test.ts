@@ -138,6 +138,22 @@ Deno.test("loadTokenizer() ends texts with </s> when vocab.json is RoBERTa's", a
   });
 });
 
+Deno.test("loadTokenizer() splits the tokens of added_tokens.json out before BPE", async () => {
+  const file = (name: string) => Deno.readTextFileSync(`${TINY}/${name}`);
+  const files = { "vocab.json": file("vocab.json"), "merges.txt": file("merges.txt") };
+  const added = JSON.stringify({ "<|im_start|>": 317, "<|im_end|>": 319, "<|endoftext|>": 316 });
+  await withFolder(new Map(Object.entries({ ...files, "added_tokens.json": added })), async (folder) => {
+    const tokenizer = await loadTokenizer(folder);
+    const plain = await loadTokenizer(TINY);
+    const text = "<|im_start|>the end<|im_end|> the<|endoftext|>";
+    const ids = [317, ...plain.encode("the end"), 319, ...plain.encode(" the"), 316];
+    assert.deepEqual([...tokenizer.encode(text)], ids);
+    assert.equal(tokenizer.decode(ids), text);
+    assert.deepEqual([tokenizer.vocabSize, tokenizer.eosId], [320, 316]);
+    assert.deepEqual([...encodeInPieces(tokenizer, text, 7)], ids);
+  });
+});
+
 Deno.test("splitPoint() cuts where the parts give the ids of the whole", async () => {
   const text = SAMPLES.join(" ").repeat(4) + "tail";
   for (const tokenizer of [byteTokenizer(), await loadTokenizer(TINY)]) {
@@ -158,6 +174,11 @@ Deno.test("splitPoint() is absent when the splitting expression is not known to 
 });
 
 const GOOD_VOCAB = '{"a":0,"b":1,"ab":2,"<|endoftext|>":3}';
+
+function added(tokens: string): Record<string, string> {
+  return { "vocab.json": GOOD_VOCAB, "merges.txt": "", "added_tokens.json": tokens };
+}
+
 for (
   const [condition, files, error] of [
     ["the folder is empty", {}, /^NotFound: Cannot load the tokenizer .*expected "byte", "masked-byte", or a folder/],
@@ -169,6 +190,21 @@ for (
     ],
     ["a merge is unknown", { "vocab.json": GOOD_VOCAB, "merges.txt": "#version\na b\nb b\n" }, /line 3: .*got "b b"/],
     ["nothing ends a text", { "vocab.json": '{"a":0}', "merges.txt": "" }, /neither "<\|endoftext\|>" nor "<\/s>"/],
+    [
+      "an added token is no number",
+      added('{"<x>":"4"}'),
+      /added_tokens.json must map each token to its own whole number/,
+    ],
+    [
+      "an added token has the id of another",
+      added('{"<x>":1}'),
+      /added_tokens.json must give "<x>" an id of its own: got 1, which is "b"$/,
+    ],
+    [
+      "an added token has another id than in the vocabulary",
+      added('{"ab":4}'),
+      /must give "ab" an id of its own: got 4, which has 2 in vocab.json$/,
+    ],
     ["tokenizer.json holds a list", { "tokenizer.json": "[]" }, /tokenizer.json must hold an object/],
     ["tokenizer.json has no model", { "tokenizer.json": "{}" }, /^SyntaxError: .*tokenizer.json: /],
   ] as [string, Record<string, string>, RegExp][]

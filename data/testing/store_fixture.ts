@@ -75,6 +75,8 @@ export async function editJson(path: string, change: (json: any) => void): Promi
 /** A request to a store's server: the file, and the range's first byte and length where one was asked for. */
 export interface ServedRequest {
   readonly key: string;
+  /** The query string, with its question mark. */
+  readonly search: string;
   readonly bytes: Uint8Array<ArrayBuffer>;
   readonly range?: { readonly offset: number; readonly length: number };
   /** The honest answer. */
@@ -89,14 +91,15 @@ export async function withServer(
 ): Promise<void> {
   const requests: string[] = [];
   const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, async (request) => {
-    const key = new URL(request.url).pathname.slice(1);
+    const { pathname, search } = new URL(request.url);
+    const key = pathname.slice(1);
     requests.push(`${key} ${request.headers.get("range") ?? ""}`.trim());
     const bytes = await Deno.readFile(`${folder}/${key}`).catch(() => undefined);
     if (!bytes) return new Response(null, { status: 404 });
     const match = /^bytes=(\d*)-(\d*)$/.exec(request.headers.get("range") ?? "");
     const range = match ? parseRange(match[1], match[2], bytes.length) : undefined;
     const answer = (): Response => range ? partial(bytes, range) : new Response(bytes);
-    return await intercept({ key, bytes, range, answer }) ?? answer();
+    return await intercept({ key, search, bytes, range, answer }) ?? answer();
   });
   try {
     await body(`http://127.0.0.1:${(server.addr as Deno.NetAddr).port}`, requests);
