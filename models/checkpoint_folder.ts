@@ -153,6 +153,29 @@ class OpenWeights implements Weights {
   }
 }
 
+/** The weights under other names, `rename` of their own; as they are where two would have one name. */
+export function withNames(weights: Weights, rename: (name: string) => string): Weights {
+  const stored = new Map(weights.names.map((name) => [rename(name), name]));
+  if (stored.size !== weights.names.length) return weights;
+  const nameOf = (name: string) => stored.get(name) ?? name;
+  return {
+    name: weights.name,
+    names: [...stored.keys()],
+    totalBytes: weights.totalBytes,
+    has: (name) => stored.has(name),
+    info: (name) => weights.info(nameOf(name)),
+    bytes: (name) => weights.bytes(nameOf(name)),
+    float32: (name) => weights.float32(nameOf(name)),
+    [Symbol.asyncDispose]: () => weights[Symbol.asyncDispose](),
+  };
+}
+
+/** The weights of a bare encoder under the names that a model with a head has: `prefix` and their own. */
+export function withPrefix(weights: Weights, prefix: string, isHead: (name: string) => boolean): Weights {
+  if (weights.names.some((name) => name.startsWith(prefix))) return weights;
+  return withNames(weights, (name) => isHead(name) ? name : prefix + name);
+}
+
 /** What a weight must be: its shape, and the config keys that the sizes come from, for messages. */
 export interface ExpectedWeight {
   readonly shape: readonly number[];

@@ -6,7 +6,7 @@
  * out of the type and ignored.
  */
 import type { Shape } from "../core/mod.ts";
-import { wholeNumber } from "./config_json.ts";
+import { isIgnored, wholeNumber } from "./config_json.ts";
 
 /** Stretching of the rotary positions: Hugging Face's `rope_scaling`. */
 export type RopeScaling =
@@ -106,14 +106,8 @@ export function llamaConfig(name: string, overrides: Partial<LlamaConfig> = {}):
   );
 }
 
-/** Keys of a config.json that cannot change the results of a forward pass, or that only name things. */
-const IGNORED = new Set(
-  (`architectures torch_dtype dtype transformers_version use_cache _name_or_path name_or_path model_type output_attentions ` +
-    `output_hidden_states return_dict id2label label2id task_specific_params problem_type unk_token_id sep_token_id ` +
-    `decoder_start_token_id max_length min_length do_sample temperature top_k top_p num_beams tokenizer_class prefix ` +
-    `max_sequence_length begin_suppress_tokens suppress_tokens auto_map _attn_implementation _commit_hash ` +
-    `_attn_implementation_autoset gradient_checkpointing keys_to_ignore_at_inference`).split(" "),
-);
+/** Keys of a LLaMA beside those of any model that cannot change results, or that are read apart. */
+const IGNORED = new Set(["problem_type", "max_sequence_length", "rope_scaling", "rope_parameters"]);
 
 /** Keys that are implemented for one value alone; anything else would change results. */
 const FIXED: Readonly<Record<string, unknown>> = { hidden_act: "silu", pretraining_tp: 1, attention_dropout: 0 };
@@ -139,7 +133,7 @@ export function parseLlamaConfig(json: Record<string, unknown>): LlamaConfig {
   }, json.head_dim == null ? {} : { head_dim: wholeNumber(json, "head_dim") });
   const out: Record<string, unknown> = { ...config, max_position_embeddings: 2048 };
   for (const [key, value] of Object.entries(json)) {
-    if (IGNORED.has(key) || key === "rope_scaling" || key === "rope_parameters") continue;
+    if (isIgnored(json, key) || IGNORED.has(key)) continue;
     if (key in FIXED) {
       if (value === FIXED[key] || value === null) continue;
     } else if (key in config) {

@@ -70,7 +70,8 @@ export function loraScale({ alpha, r, rslora = false }: LoraConfig): number {
  * copies of whole modules.
  *
  * @throws RangeError for a setting out of its range, or an entry of `targets` or `modulesToSave` that matches no module
- * @throws TypeError for a target that is neither a linear map nor an embedding table
+ * @throws TypeError for a target that is neither a linear map nor an embedding table, or a table, adapted or whole, that
+ * is the output matrix as well: PEFT would change one and not the other
  */
 export function loraWeights(weights: NamedShapes, config: LoraConfig): Map<string, LoraWeightSpec> {
   checkLoraConfig(config);
@@ -84,7 +85,10 @@ export function loraWeights(weights: NamedShapes, config: LoraConfig): Map<strin
   const adapter = new Map<string, LoraWeightSpec>();
   for (const module of targets) addTarget(adapter, module, shapes, config);
   for (const [name, shape] of shapes) {
-    if (isSaved(name)) adapter.set(name, { shape, what: "the whole module", start: "copy", weight: name });
+    if (!isSaved(name)) continue;
+    const module = name.replace(/\.weight$/, "");
+    if (isOutput(module, shapes)) throw misfit(module, shape, NOT_THE_OUTPUT);
+    adapter.set(name, { shape, what: "the whole module", start: "copy", weight: name });
   }
   return adapter;
 }
@@ -107,6 +111,9 @@ function checkLoraConfig({ r, alpha, dropout = 0 }: LoraConfig): void {
 }
 
 const EMBEDDINGS = /(^|\.)(embed_tokens|wte|wpe|(word|position|token_type)_embeddings)$/;
+/** Those of tokens, which are the output matrix as well where a model has no other. */
+const TOKENS = /(^|\.)(embed_tokens|wte|word_embeddings)$/;
+const NOT_THE_OUTPUT = "an adapted table must not be the output matrix as well";
 const HEADS = /(^|\.)(lm_head|score|classifier)(\.|$)/;
 /** An output matrix that is no embedding table. RoBERTa's "lm_head.decoder" always is one. */
 const OWN_OUTPUT = /(^|\.)(lm_head|score|classifier(\.\w+)?)\.weight$/;
@@ -114,6 +121,11 @@ const OWN_OUTPUT = /(^|\.)(lm_head|score|classifier(\.\w+)?)\.weight$/;
 /** Whether a module, by its name, is an embedding table. */
 function isEmbedding(module: string): boolean {
   return EMBEDDINGS.test(module);
+}
+
+/** Whether a module is the table of tokens of a model that has no output matrix beside it. */
+function isOutput(module: string, shapes: ReadonlyMap<string, Shape>): boolean {
+  return TOKENS.test(module) && ![...shapes.keys()].some((name) => OWN_OUTPUT.test(name));
 }
 
 function isNamed(module: string, name: string): boolean {
@@ -166,8 +178,7 @@ function addTarget(
   const weight = `${module}.weight`;
   const shape = shapes.get(weight)!;
   const names = loraNames(module);
-  const fail = (rule: string) => new TypeError(`Cannot adapt ${quote(module)}: ${rule}: got shape [${shape}]`);
-  if (shape.length !== 2) throw fail("a target must be a linear map or an embedding table");
+  if (shape.length !== 2) throw misfit(module, shape, "a target must be a linear map or an embedding table");
   const [rows, columns] = shape;
   if (!isEmbedding(module)) {
     adapter.set(names.A, { shape: [r, columns], what: "r, input", start: "uniform", weight });
@@ -175,10 +186,12 @@ function addTarget(
     if (dora) adapter.set(names.magnitude, { shape: [rows], what: "output", start: "norms", weight });
     return;
   }
-  if (dora) throw fail("DoRA is offered for linear maps only");
-  if (![...shapes.keys()].some((name) => OWN_OUTPUT.test(name))) {
-    throw fail("an adapted table must not be the output matrix as well");
-  }
+  if (dora) throw misfit(module, shape, "DoRA is offered for linear maps only");
+  if (isOutput(module, shapes)) throw misfit(module, shape, NOT_THE_OUTPUT);
   adapter.set(names.embeddingA, { shape: [r, rows], what: "r, table rows", start: "zero", weight });
   adapter.set(names.embeddingB, { shape: [columns, r], what: "table columns, r", start: "normal", weight });
+}
+
+function misfit(module: string, shape: Shape, rule: string): TypeError {
+  return new TypeError(`Cannot adapt ${quote(module)}: ${rule}: got shape [${shape}]`);
 }

@@ -89,7 +89,11 @@ Deno.test("an embedding table is adapted where the output matrix is its own, and
   backward(llamaLoss(view, tiny, tokens, tokens, { recompute: true }), (name) => arrived.push(name));
   assert.deepEqual(arrived.sort(), adapter.names());
   const tied = [...base.entries()].filter(([name]) => name !== "lm_head.weight");
-  assert.throws(() => loraWeights(tied, config), /^TypeError: Cannot adapt "model.embed_tokens": .* output matrix/);
+  const refused = /^TypeError: Cannot adapt "model.embed_tokens": .* output matrix/;
+  assert.throws(() => loraWeights(tied, config), refused);
+  const whole: LoraConfig = { r: 2, alpha: 2, targets: ["q_proj"], modulesToSave: ["embed_tokens"] };
+  assert.ok(loraWeights(base.entries(), whole).has("model.embed_tokens.weight"));
+  assert.throws(() => loraWeights(tied, whole), refused);
 });
 
 Deno.test("the output matrix can be a target, and no model reads past an adapter in silence", () => {

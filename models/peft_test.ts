@@ -248,6 +248,24 @@ Deno.test("loadPeft() accepts copies of the model's own tables beside an adapter
   await refuses(longer, base, "RangeError", /must be the model's own: got f32\[41, 24\] for f32\[40, 24\]$/);
 });
 
+Deno.test("loadPeft() refuses a whole table beside an adapter where it is the output matrix as well", async () => {
+  using backend = loopsBackend();
+  using untied = initLlama(backend, tiny, 1);
+  const lora: LoraConfig = { r: 2, alpha: 4, targets: ["q_proj"], modulesToSave: ["embed_tokens"] };
+  using adapter = initLora(untied, lora, { seed: 1 });
+  const folder = new MemoryFolder("adapter");
+  await savePeft(folder, adapter, { lora }, untied.entries());
+  using loaded = await loadPeft(folder, untied);
+  assert.ok(loaded.params.has("model.embed_tokens.weight"));
+  using tied = initLlama(backend, { ...tiny, tie_word_embeddings: true }, 1);
+  await refuses(
+    folder,
+    tied,
+    "TypeError",
+    /^Cannot adapt "model.embed_tokens": an adapted table must not be the output/,
+  );
+});
+
 Deno.test("loadPeft() names the file that is missing or unreadable, and never a pickled one", async () => {
   using backend = loopsBackend();
   using base = llamaParams(backend, readLlama("mha"));

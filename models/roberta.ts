@@ -45,7 +45,7 @@ import {
   type Tensor,
   where,
 } from "../core/mod.ts";
-import { type DrawSpec, drawWeights } from "./draw.ts";
+import { type DrawOptions, type DrawSpec, drawWeights } from "./draw.ts";
 import { isRegression, type RobertaConfig, type RobertaHead, robertaWeights } from "./roberta_config.ts";
 
 /** How new weights are drawn. */
@@ -63,10 +63,14 @@ export function initRoberta(backend: Backend, config: RobertaConfig, { seed, hea
   return drawWeights(backend, drawnWeights(config, head), { seed, dtype, std: config.initializer_range });
 }
 
-/** The head alone of `initRoberta`'s weights: what a pre-trained encoder gets for a task of its own. */
-export function initRobertaHead(backend: Backend, config: RobertaConfig, { seed, head, dtype }: RobertaDraw): Params {
+/** The head alone of `initRoberta`'s weights, or others for a `purpose`: what a pre-trained encoder gets for a task. */
+export function initRobertaHead(
+  backend: Backend,
+  config: RobertaConfig,
+  { seed, head, dtype, purpose }: RobertaDraw & Pick<DrawOptions, "purpose">,
+): Params {
   const weights = [...drawnWeights(config, head)].filter(([name]) => !name.startsWith("roberta."));
-  return drawWeights(backend, new Map(weights), { seed, dtype, std: config.initializer_range });
+  return drawWeights(backend, new Map(weights), { seed, dtype, std: config.initializer_range, purpose });
 }
 
 function drawnWeights(config: RobertaConfig, head: RobertaHead): Map<string, DrawSpec> {

@@ -5,7 +5,7 @@
  * A key that would change results and is not implemented is refused by name: relative positions, decoders, another
  * activation, several labels at once. Keys that cannot change results are kept out of the type and ignored.
  */
-import { type ConfigJson, numberBelow, wholeNumber, wrong } from "./config_json.ts";
+import { type ConfigJson, isIgnored, numberBelow, wholeNumber, wrong } from "./config_json.ts";
 import { label2id, labelsOf, readLabels } from "./config_labels.ts";
 import type { WeightSpec } from "./llama_config.ts";
 
@@ -134,16 +134,6 @@ export function isRobertaConfig(json: object): boolean {
   return "model_type" in json && json.model_type === "roberta";
 }
 
-/** Keys of a config.json that cannot change the results of a forward pass, or that only name things. */
-const IGNORED = new Set(
-  (`architectures torch_dtype dtype transformers_version use_cache _name_or_path name_or_path model_type ` +
-    `output_attentions output_hidden_states return_dict label2id task_specific_params finetuning_task unk_token_id ` +
-    `sep_token_id mask_token_id decoder_start_token_id tokenizer_class prefix auto_map _attn_implementation ` +
-    `_commit_hash _attn_implementation_autoset gradient_checkpointing keys_to_ignore_at_inference ` +
-    `max_length min_length do_sample temperature top_k top_p num_beams chunk_size_feed_forward id2label num_labels`)
-    .split(" "),
-);
-
 /** Keys that are implemented for one value alone; anything else would change results. */
 const FIXED: Readonly<Record<string, unknown>> = { hidden_act: "gelu", position_embedding_type: "absolute" };
 
@@ -166,7 +156,7 @@ export function parseRobertaConfig(json: Record<string, unknown>): RobertaConfig
   const out: Record<string, unknown> = { ...DEFAULTS };
   for (const key of SIZE_KEYS) if (!(key in DEFAULTS)) out[key] = wholeNumber(json, key);
   for (const [key, value] of Object.entries(json)) {
-    if (IGNORED.has(key)) continue;
+    if (isIgnored(json, key)) continue;
     if (key in FIXED) {
       if (value === FIXED[key] || value === null) continue;
     } else if (key in out) {

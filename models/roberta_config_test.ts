@@ -1,6 +1,7 @@
 /** RoBERTa's configurations: the released sizes, Hugging Face's keys, labels, and what is refused. */
 import assert from "node:assert/strict";
 import { readJson } from "../core/testing/golden.ts";
+import { parseLlamaConfig } from "./llama_config.ts";
 import {
   isRegression,
   isRobertaConfig,
@@ -16,6 +17,7 @@ import {
   withLabels,
 } from "./roberta_config.ts";
 import { GOLDEN_ROBERTAS, readRoberta } from "./testing/roberta_goldens.ts";
+import { parseVitConfig } from "./vit_config.ts";
 
 function count(config: RobertaConfig, head: RobertaHead, only = /(?:)/): number {
   let total = 0;
@@ -125,12 +127,38 @@ Deno.test("withLabels() sets classes or a score, which files keep", () => {
   assert.equal(parseRobertaConfig({ ...SMALL, num_labels: 5 }).id2label[4], "LABEL_4");
 });
 
+/** Keys of an old release's file beside those that decide results, as transformers 2 wrote them, and some of later ones. */
+const OLD = {
+  ...{ _num_labels: 3, output_past: true, pruned_heads: {}, torchscript: true, use_bfloat16: true, eos_token_ids: 0 },
+  ...{ repetition_penalty: 1, length_penalty: 1, num_return_sequences: 1, num_beam_groups: 1, diversity_penalty: 0.5 },
+  ...{ do_sample: true, early_stopping: true, no_repeat_ngram_size: 3, encoder_no_repeat_ngram_size: 3, typical_p: 1 },
+  ...{
+    bad_words_ids: [[3]],
+    remove_invalid_values: true,
+    exponential_decay_length_penalty: [1, 2],
+    suppress_tokens: [1],
+  },
+  ...{ begin_suppress_tokens: [1], forced_bos_token_id: 0, forced_eos_token_id: 2, output_scores: true },
+  ...{ return_dict_in_generate: true, tf_legacy_loss: true, cross_attention_hidden_size: 8, tie_encoder_decoder: true },
+  ...{ is_decoder: false, add_cross_attention: false, is_encoder_decoder: false },
+};
+
+Deno.test("parseRobertaConfig(), parseVitConfig() and parseLlamaConfig() ignore keys that cannot change results", () => {
+  assert.deepEqual(parseRobertaConfig({ ...SMALL, ...OLD }), parseRobertaConfig(SMALL));
+  assert.deepEqual(parseVitConfig({ model_type: "vit", ...OLD }), parseVitConfig({ model_type: "vit" }));
+  const llama = { ...SMALL, model_type: "llama" };
+  assert.deepEqual(parseLlamaConfig({ ...llama, ...OLD }), parseLlamaConfig(llama));
+});
+
 const REFUSED: readonly (readonly [Record<string, unknown>, RegExp])[] = [
   [{ model_type: "bert" }, /^SyntaxError: Cannot load config.json: expected model_type "roberta", got "bert"$/],
   [{ vocab_size: null }, /^SyntaxError: .* vocab_size must be a whole number from 1, got null$/],
   [{ hidden_act: "gelu_new" }, /hidden_act = "gelu_new" is not implemented/],
   [{ position_embedding_type: "relative_key" }, /position_embedding_type = "relative_key" is not implemented/],
   [{ is_decoder: true }, /is_decoder = true is not implemented/],
+  [{ add_cross_attention: true }, /add_cross_attention = true is not implemented/],
+  [{ is_encoder_decoder: true }, /is_encoder_decoder = true is not implemented/],
+  [{ pruned_heads: { 0: [1] } }, /pruned_heads = {"0":\[1\]} is not implemented/],
   [{ problem_type: "multi_label_classification" }, /problem_type must be "regression" or .*, got "multi_label/],
   [{ hidden_dropout_prob: 1 }, /hidden_dropout_prob must be a number in \[0, 1\), got 1$/],
   [{ layer_norm_eps: "1e-5" }, /layer_norm_eps must be a number from 0, got "1e-5"$/],

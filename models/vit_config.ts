@@ -6,7 +6,7 @@
  * labels at once. Keys that cannot change results are kept out of the type and ignored. Patches are square and fill the
  * image, where Hugging Face drops the rows and columns that are left over.
  */
-import { type ConfigJson, numberBelow, wholeNumber, wrong } from "./config_json.ts";
+import { type ConfigJson, isIgnored, numberBelow, wholeNumber, wrong } from "./config_json.ts";
 import { label2id, labelsOf, readLabels } from "./config_labels.ts";
 import type { WeightSpec } from "./llama_config.ts";
 
@@ -129,14 +129,8 @@ export function isVitConfig(json: object): boolean {
   return "model_type" in json && json.model_type === "vit";
 }
 
-/** Keys of a config.json that cannot change the results of a forward pass, or that only name things. */
-const IGNORED = new Set(
-  (`architectures torch_dtype dtype transformers_version _name_or_path name_or_path model_type output_attentions ` +
-    `output_hidden_states return_dict label2id id2label num_labels task_specific_params finetuning_task auto_map ` +
-    `_attn_implementation _attn_implementation_autoset _commit_hash gradient_checkpointing ` +
-    `keys_to_ignore_at_inference encoder_stride pooler_output_size pooler_act chunk_size_feed_forward use_cache`)
-    .split(" "),
-);
+/** Keys of a ViT that classification has no use for: those of masked patches and of the pooler. */
+const IGNORED = new Set(["encoder_stride", "pooler_output_size", "pooler_act"]);
 
 /** Keys that are implemented for one value alone; anything else would change results. */
 const FIXED: Readonly<Record<string, unknown>> = {
@@ -158,7 +152,7 @@ export function parseVitConfig(json: Record<string, unknown>): VitConfig {
   }
   const out: Record<string, unknown> = { ...RELEASED, ...BASE };
   for (const [key, value] of Object.entries(json)) {
-    if (IGNORED.has(key) || value === null) continue;
+    if (isIgnored(json, key) || IGNORED.has(key) || value === null) continue;
     if (key in FIXED) {
       if (value === FIXED[key]) continue;
     } else if (key in out) {

@@ -11,7 +11,7 @@ import {
   type Folder,
   type FolderWriter,
   openWeights,
-  type Weights,
+  withPrefix,
   writeWeights,
 } from "./checkpoint_folder.ts";
 import { paramEntries, type StoredDType, storedTensor } from "./stored_params.ts";
@@ -87,7 +87,7 @@ export async function loadVit(
   { dtype = "f32", config: given, head = "stored", headSeed, imageSize }: VitLoading = {},
 ): Promise<LoadedVit> {
   const stored = given ?? await loadVitConfig(folder);
-  await using weights = withPrefix(await openWeights(folder));
+  await using weights = withPrefix(await openWeights(folder), "vit.", (name) => name.startsWith("classifier."));
   const isDrawn = head === "new" || (head === "stored" && headSeed !== undefined && !weights.has("classifier.weight"));
   if (isDrawn && headSeed === undefined) {
     throw new RangeError(`Cannot load ${folder.name}: a new head needs a headSeed: got none`);
@@ -120,24 +120,6 @@ function resized(table: Tensor, from: VitConfig, to: VitConfig): Tensor {
   if (other === table) return table;
   table.dispose();
   return own(inner.keep(other));
-}
-
-/** The weights under the names of a classifier: with `vit.` before those of a bare encoder. */
-function withPrefix(weights: Weights): Weights {
-  if (weights.names.some((name) => name.startsWith("vit."))) return weights;
-  const full = (name: string) => name.startsWith("classifier.") ? name : `vit.${name}`;
-  const stored = new Map(weights.names.map((name) => [full(name), name]));
-  const nameOf = (name: string) => stored.get(name) ?? name;
-  return {
-    name: weights.name,
-    names: [...stored.keys()],
-    totalBytes: weights.totalBytes,
-    has: (name) => stored.has(name),
-    info: (name) => weights.info(nameOf(name)),
-    bytes: (name) => weights.bytes(nameOf(name)),
-    float32: (name) => weights.float32(nameOf(name)),
-    [Symbol.asyncDispose]: () => weights[Symbol.asyncDispose](),
-  };
 }
 
 /**

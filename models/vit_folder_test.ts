@@ -8,7 +8,7 @@ import { WEIGHTS_FILE } from "./safetensors_index.ts";
 import { openSafetensors, writeSafetensors } from "./safetensors.ts";
 import { MemoryFolder, memorySource } from "./safetensors_memory.ts";
 import { readVit, vitBatch, vitParams } from "./testing/vit_goldens.ts";
-import { initVit, vitLogits } from "./vit.ts";
+import { initVitHead, vitLogits } from "./vit.ts";
 import { parseVitConfig, patchGrid, type VitConfig, withVitLabels } from "./vit_config.ts";
 import { loadVit, loadVitConfig, saveVit, type VitLoading } from "./vit_folder.ts";
 import { resizePositions } from "./vit_positions.ts";
@@ -74,7 +74,7 @@ Deno.test("loadVit() takes names without vit., and leaves pooler and mask token 
   for (const name of params.names()) {
     if (name.startsWith("vit.")) assert.deepEqual(params.get(name).readSync(), weights.get(name)!.data, name);
   }
-  using fresh = initVit(backend, config, { seed: 3 });
+  using fresh = initVitHead(backend, config, { seed: 3 });
   assert.deepEqual(params.get("classifier.weight").readSync(), fresh.get("classifier.weight").readSync());
   // one layer's maps under the names of what is left aside
   const more = await renamed((name) =>

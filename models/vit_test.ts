@@ -15,7 +15,6 @@ import {
 } from "../core/mod.ts";
 import { assertRms, rms } from "../core/testing/golden.ts";
 import { random } from "../core/testing/gradcheck.ts";
-import { roundTo, takeHost } from "../core/testing/inputs.ts";
 import { assertNoLeak, peakBytes } from "../core/testing/leaks.ts";
 import { adamWPreset, galoreAdamW, Optimizer } from "../optimizers/mod.ts";
 import { initLora, type LoraConfig, withLora } from "./lora.ts";
@@ -268,7 +267,7 @@ async function train(backend: Backend, view: ParamsView, optimizer: Optimizer, s
   return losses;
 }
 
-Deno.test("initVit() draws each weight from the seed and its name, the head's too when it is drawn alone", async () => {
+Deno.test("initVit() draws each weight from the seed and its name, the head's too when it is drawn alone", () => {
   using backend = loopsBackend();
   using params = initVit(backend, tiny, { seed: 7 });
   assert.deepEqual(params.names(), [...vitWeights(tiny).keys()]);

@@ -50,6 +50,8 @@ export interface JaggedOptions extends ScheduleOptions {
   readonly restartEvery: number;
   /** Linear from 0 to the envelope over this many steps after each restart. Default 0: no warm-up. */
   readonly restartWarmup?: number;
+  /** Where the envelope reaches the minimum: `total`, or a step behind it. Default: `total`. */
+  readonly end?: number;
 }
 
 /**
@@ -62,7 +64,7 @@ export interface JaggedOptions extends ScheduleOptions {
  * @throws RangeError when `restartEvery` does not divide `total`, or a warm-up is as long as a cycle
  */
 export function jaggedCosine(options: JaggedOptions): Schedule {
-  const { restartEvery, restartWarmup = 0, warmup = 0, total } = options;
+  const { restartEvery, restartWarmup = 0, warmup = 0, total, end = total } = options;
   if (!Number.isInteger(restartEvery) || restartEvery < 1 || total % restartEvery !== 0) {
     throw new RangeError(
       `Cannot restart every ${restartEvery} steps: expected a whole number that divides the ${total} steps`,
@@ -74,7 +76,7 @@ export function jaggedCosine(options: JaggedOptions): Schedule {
         `${restartEvery} between restarts`,
     );
   }
-  const envelope = cosine(options);
+  const envelope = cosine({ ...options, total: end });
   return (step) => {
     const since = step % restartEvery;
     if (step < restartEvery || step >= total || since >= restartWarmup) return envelope(step);

@@ -87,6 +87,16 @@ Deno.test("jaggedCosine() meets its envelope without a jump where a warm-up ends
   }
 });
 
+Deno.test("jaggedCosine() restarts as before under an envelope that ends behind the run", () => {
+  const options = { peak: 1, warmup: 1, total: 6, minimum: 0, restartEvery: 3, restartWarmup: 1 };
+  const at = (step: number, end: number) => 0.5 * (1 + Math.cos(Math.PI * (step - 1) / (end - 1)));
+  for (const end of [6, 7]) {
+    const expected = { 1: 1, 2: at(2, end), 3: 0, 4: at(4, end), 5: at(5, end), 6: at(6, end), 7: 0 };
+    assertRates(jaggedCosine({ ...options, end }), expected);
+  }
+  assertRates(jaggedCosine(options), { 5: at(5, 6), 6: 0 });
+});
+
 Deno.test("jaggedCosine() refuses restarts that do not divide the run, and warm-ups longer than a cycle", () => {
   const base = { peak: 1, total: 100 };
   for (const restartEvery of [30, 0, -10, 2.5, NaN, 101]) {
