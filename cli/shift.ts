@@ -2,18 +2,19 @@
  * `eval --group`: what fine-tuned models have learned of a shift, by groups, beside the model before and the one that was
  * fine-tuned as a whole. Three models are in memory at a time, so that any number can be compared.
  */
-import { NATS_A_BIT } from "../data/mod.ts";
+import { NATS_A_BIT, SMALLEST_SHIFT } from "../data/mod.ts";
 import { parseVerb } from "./arguments.ts";
 import { openDevice } from "./device.ts";
 import { writeFileDurably } from "./durable.ts";
 import { folderOf, join } from "./files.ts";
-import type { Output } from "./log.ts";
+import { formatNumber, type Output } from "./log.ts";
 import { measureModel } from "./shift_measures.ts";
 import { openModel, openSubject, placeModel } from "./shift_models.ts";
 import { BASE, parseCandidates, REFERENCE, type ShiftOptions, shiftVerb } from "./shift_options.ts";
 import { type Readings, readModel } from "./shift_readings.ts";
 import { shiftReport } from "./shift_report.ts";
 import {
+  aUnit,
   type LensValue,
   type ModelResult,
   resultCsv,
@@ -21,12 +22,12 @@ import {
   resultLines,
   type ShiftResult,
   smallGroups,
+  unmovedGroups,
 } from "./shift_result.ts";
 import {
   comparedMaps,
   energyWithin,
   explain,
-  groupMoments,
   type MapShift,
   MOST_DECOMPOSED,
   referenceShift,
@@ -66,21 +67,26 @@ export async function compareModels(options: ShiftOptions, output: Pick<Output, 
   using backend = await openDevice(options, output);
   using baseParams = await subject.load(backend, places[0].weights, output);
   using referenceModel = await openModel(backend, places[1], subject, output);
-  const views = { base: baseParams, reference: referenceModel.view };
-  const shifts = await referenceShift(comparedMaps(baseParams, subject), views.reference, baseParams);
-  using moments = groupMoments(subject, views.reference);
+  const views = { base: await subject.inOrder(baseParams, places[0], output), reference: referenceModel.view };
+  const maps = comparedMaps(baseParams, subject);
+  output.err(`decomposing ${formatNumber(maps.length)} maps of ${REFERENCE}`);
+  const shifts = await referenceShift(maps, views.reference, views.base);
   const { probes } = subject;
   const before = await readModel(BASE, subject, { ...views, model: views.base });
   const after = await readModel(REFERENCE, subject, { ...views, model: views.reference });
-  const models = [
-    modelResult(places[0], probes, { model: before, base: before, reference: after }, options),
-    modelResult(places[1], probes, { model: after, base: before, reference: after }, options),
-  ];
+  const measure = (place: Place, model: Readings) => {
+    if (options.bootstrap > 0) {
+      output.err(`measuring ${place.name} on ${formatNumber(options.bootstrap)} bootstrap samples`);
+    }
+    return modelResult(place, probes, { model, base: before, reference: after }, options);
+  };
+  const models = [measure(places[0], before), measure(places[1], after)];
   for (const place of places.slice(2)) {
     using candidate = await openModel(backend, place, subject, output);
     const model = await readModel(place.name, subject, { ...views, model: candidate.view });
-    const found = modelResult(place, probes, { model, base: before, reference: after }, options);
-    models.push({ ...found, explanation: await explain(shifts, candidate.view, { ...views, moments }) });
+    const found = measure(place, model);
+    output.err(`decomposing ${formatNumber(maps.length)} maps of ${place.name}`);
+    models.push({ ...found, explanation: await explain(shifts, candidate.view, { ...views, subject }) });
     output.err(`compared ${place.name}`);
   }
   const result = { ...factsOf(options, subject), ...spectrumOf(shifts), models };
@@ -138,7 +144,11 @@ function spectrumOf(shifts: readonly MapShift[]): Pick<ShiftResult, "energy" | "
 
 function notesOf(result: ShiftResult, shifts: readonly MapShift[]): string[] {
   const small = smallGroups(result).map(({ name, n }) => `group ${name} has ${n} probes: no gap counts it`);
+  const still = unmovedGroups(result).map((group) =>
+    `the reference says ${group === null ? "" : `of group ${group} `}what the base says, within ` +
+    `${SMALLEST_SHIFT} nats ${aUnit(result)}: there is no shift to capture`
+  );
   const large = shifts.filter(({ directions }) => !directions).length;
-  if (large === 0) return small;
-  return [...small, `${large} maps with sides above ${MOST_DECOMPOSED} are not decomposed: their spectra are left out`];
+  const left = `${large} maps with sides above ${MOST_DECOMPOSED} are not decomposed: their spectra are left out`;
+  return [...small, ...still, ...large > 0 ? [left] : []];
 }

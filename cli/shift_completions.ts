@@ -14,7 +14,7 @@ import { chooseTokenizer } from "./data_source.ts";
 import { FileFolder } from "./files.ts";
 import { SFT } from "./finetune_options.ts";
 import type { Output } from "./log.ts";
-import { checkVocabulary } from "./model_source.ts";
+import { checkVocabulary, paddingId } from "./model_source.ts";
 import { findModel } from "./resume.ts";
 import { checkLengths, openTemplate } from "./sft.ts";
 import type { ShiftOptions } from "./shift_options.ts";
@@ -38,7 +38,7 @@ export async function openCompletions(options: ShiftOptions, output: Pick<Output
   const template = await openTemplate(base, output);
   const sequences = encodeAll(file, records, { tokenizer, template, config });
   const hasBad = records[0].bad !== undefined;
-  const padId = config.pad_token_id ?? tokenizer.padId ?? tokenizer.eosId;
+  const padId = paddingId(config, tokenizer);
   return {
     ...{ task: SFT, modelType: "llama", config, projected: LLAMA_PROJECTED, isClassifier: false, unit: "token" },
     probes: {
@@ -53,6 +53,7 @@ export async function openCompletions(options: ShiftOptions, output: Pick<Output
       checkAlike(folder, await loadConfig(new FileFolder(folder)), config);
       return (await loadModel(backend, new FileFolder(folder))).params;
     },
+    inOrder: (view) => Promise.resolve(view),
   };
 }
 

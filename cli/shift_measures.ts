@@ -1,6 +1,6 @@
 /**
  * From what models say of probes to measures: of all, of each group, and gaps between groups, each with a bootstrap interval over
- * items. All models are measured on the same draws.
+ * items. All models are measured on the same draws. Which groups a gap counts is decided once, on all items.
  *
  *     shiftCapture    1 - KL(reference || model) / KL(reference || base): 0 has learned nothing of the shift, 1 all
  *     bitsFromBase    KL(model || base), bitsToReference: KL(reference || model), bitsApart: Jensen-Shannon, at a place
@@ -12,18 +12,22 @@ import {
   behaviourOf,
   calibrationError,
   type Confusion,
-  demographicParity,
-  equalisedOdds,
-  equalOpportunity,
+  countedGroups,
+  FAIRNESS,
   falsePositiveRate,
   type Gap,
+  gapError,
+  gapInterval,
   gapOf,
   groupConfusions,
+  type GroupValue,
+  type GroupValues,
   type Interval,
   NATS_A_BIT,
   percentileInterval,
   positiveRate,
   type Rate,
+  ratesOf,
   resamples,
   shareOf,
   shiftCapture,
@@ -42,7 +46,7 @@ export interface MeasuredValue {
   readonly n: number;
   /** Null where it is undefined: a share of nothing. */
   readonly value: Gap | null;
-  /** 95 %, by the percentiles of a bootstrap within groups. */
+  /** 95 %, of a bootstrap within groups: its percentiles, and of a gap what `gapInterval` makes of it. */
   readonly low: number | null;
   readonly high: number | null;
 }
@@ -63,17 +67,18 @@ interface Draw {
   readonly byGroup: readonly Picked[];
 }
 
-interface Value {
-  readonly value: Gap | undefined;
-  readonly of: number;
-}
-
 /** A measure of any set of items. */
 interface Level {
   readonly name: string;
-  /** What its gap is called, where one is told. */
-  readonly gap?: string;
-  readonly of: (picked: Picked) => { readonly value: number | undefined; readonly of: number };
+  readonly gap?: GapKind;
+  readonly of: (picked: Picked) => GroupValue;
+}
+
+/** The gap of a measure, where one is told. */
+interface GapKind {
+  readonly name: string;
+  /** The largest there can be. */
+  readonly most?: number;
 }
 
 /** All measures of a model. */
@@ -82,22 +87,21 @@ export function measureModel(
   compared: Compared,
   { samples, seed = 0 }: { readonly samples: number; readonly seed?: number },
 ): MeasuredValue[] {
-  const measures = measuresOf(probes, compared);
   const { groups, groupNames } = probes;
   const slots = groupNames.map((_, group) => indicesOf(groups, group));
+  const whole: Draw = { all: Int32Array.from(groups, (_, i) => i), byGroup: slots };
+  const measures = measuresOf(probes, compared).map(({ on, ...rest }) => ({ ...rest, ...on(whole) }));
   const drawn: (Gap | undefined)[][] = measures.map(() => []);
   for (const all of samples > 0 ? resamples(groups, { samples, seed }) : []) {
     // a draw leaves each place to its group
     const draw = { all, byGroup: slots.map((own) => own.map((slot) => all[slot])) };
-    for (const [i, { of }] of measures.entries()) drawn[i].push(of(draw).value);
+    for (const [i, { again }] of measures.entries()) drawn[i].push(again(draw));
   }
-  const whole: Draw = { all: Int32Array.from(groups, (_, i) => i), byGroup: slots };
-  return measures.map(({ name, group, of }, i) => {
-    const { value, of: n } = of(whole);
-    const interval: Interval | undefined = typeof value === "number" ? percentileInterval(drawn[i]) : undefined;
+  return measures.map(({ name, group, value, of, interval }, i) => {
+    const found = typeof value === "number" ? interval(drawn[i]) : undefined;
     return {
-      ...{ measure: name, group: group === undefined ? null : groupNames[group], n, value: value ?? null },
-      ...{ low: interval?.low ?? null, high: interval?.high ?? null },
+      ...{ measure: name, group: group === undefined ? null : groupNames[group], n: of, value: value ?? null },
+      ...{ low: found?.low ?? null, high: found?.high ?? null },
     };
   });
 }
@@ -109,20 +113,47 @@ function indicesOf(groups: Int32Array, group: number): Int32Array {
 interface Measure {
   readonly name: string;
   readonly group?: number;
-  readonly of: (draw: Draw) => Value;
+  /** What it is of all items, and how draws are read beside that. */
+  readonly on: (whole: Draw) => Reading;
+}
+
+interface Reading {
+  readonly value: Gap | undefined;
+  readonly of: number;
+  /** Of a draw: the value, or the error of a gap. */
+  readonly again: (draw: Draw) => Gap | undefined;
+  /** From what draws gave. */
+  readonly interval: (drawn: readonly (Gap | undefined)[]) => Interval | undefined;
 }
 
 function measuresOf(probes: Probes, compared: Compared): Measure[] {
   const levels = [...shiftLevels(compared), ...(probes.labels.length > 0 ? choiceLevels(probes, compared) : [])];
   const found: Measure[] = levels.flatMap(({ name, gap, of }) => [
-    { name, of: ({ all }) => of(all) },
-    ...probes.groupNames.map((_, group) => ({ name, group, of: ({ byGroup }: Draw) => of(byGroup[group]) })),
-    ...gap === undefined ? [] : [{
-      name: gap,
-      of: ({ all, byGroup }: Draw) => ({ value: gapOf(byGroup.map(of)), of: all.length }),
-    }],
+    { name, on: (whole) => levelOn(whole, ({ all }) => of(all)) },
+    ...probes.groupNames.map((_, group): Measure => ({
+      ...{ name, group, on: (whole) => levelOn(whole, ({ byGroup }) => of(byGroup[group])) },
+    })),
+    ...gap === undefined ? [] : [gapMeasure(gap, ({ byGroup }) => [byGroup.map(of)])],
   ]);
   return probes.labels.length > 0 ? [...found, ...fairness(probes, compared, levels)] : found;
+}
+
+function levelOn(whole: Draw, of: (draw: Draw) => GroupValue): Reading {
+  return { ...of(whole), again: (draw) => of(draw).value, interval: percentileInterval };
+}
+
+function gapMeasure({ name, most }: GapKind, kinds: (draw: Draw) => readonly GroupValues[]): Measure {
+  return {
+    name,
+    on: (whole) => {
+      const values = kinds(whole);
+      const value = gapOf(...values);
+      return {
+        ...{ value, of: whole.all.length, again: (draw) => gapError(values, kinds(draw)) },
+        interval: (errors) => gapInterval(value as number, errors as (number | undefined)[], { most }),
+      };
+    },
+  };
 }
 
 /** What needs distributions alone. */
@@ -135,18 +166,18 @@ function shiftLevels({ model, base, reference }: Compared): Level[] {
   };
   const excess = model.loss.map((loss, i) => loss - reference.loss[i]);
   const capture = (picked: Picked) => ({
-    value: shiftCapture(sumOf(own.toReference, picked), sumOf(before.toReference, picked)),
+    value: shiftCapture(sumOf(own.toReference, picked), sumOf(before.toReference, picked), sumOf(places, picked)),
     of: picked.length,
   });
   return [
-    { name: "shiftCapture", gap: "shiftCaptureGap", of: capture },
+    { name: "shiftCapture", gap: { name: "shiftCaptureGap" }, of: capture },
     { name: "bitsFromBase", of: mean(own.fromBase, 1 / NATS_A_BIT) },
     { name: "bitsToReference", of: mean(own.toReference, 1 / NATS_A_BIT) },
     { name: "bitsApart", of: mean(model.apart, 1 / NATS_A_BIT) },
     { name: "likeBase", of: mean(model.likeBase) },
     { name: "likeReference", of: mean(model.likeReference) },
-    { name: "loss", gap: "lossGap", of: mean(model.loss) },
-    { name: "excessLoss", gap: "excessLossGap", of: mean(excess) },
+    { name: "loss", gap: { name: "lossGap" }, of: mean(model.loss) },
+    { name: "excessLoss", gap: { name: "excessLossGap" }, of: mean(excess) },
   ];
 }
 
@@ -163,19 +194,27 @@ function choiceLevels({ labels, positive }: Probes, { model, base, reference }: 
   return [
     {
       name: "accuracy",
-      gap: "accuracyGap",
+      gap: { name: "accuracyGap", most: 1 },
       of: (picked) => share({ hits: sumOf(isRight, picked), of: picked.length }),
     },
     {
       name: "calibrationError",
-      gap: "calibrationGap",
+      gap: { name: "calibrationGap", most: 1 },
       of: (picked) => ({ value: calibrationError(model.confidences, isRight, 10, picked), of: picked.length }),
     },
     { name: "positiveRate", of: rateOf(positiveRate) },
     ...labels.includes(positive) ? [{ name: "truePositiveRate", of: rateOf(truePositiveRate) }] : [],
     { name: "falsePositiveRate", of: rateOf(falsePositiveRate) },
-    { name: "retained", gap: "retainedGap", of: (picked) => share(behaviourOf(bad, picked).retained) },
-    { name: "newHarms", gap: "newHarmsGap", of: (picked) => share(behaviourOf(bad, picked).newHarms) },
+    {
+      name: "retained",
+      gap: { name: "retainedGap", most: 1 },
+      of: (picked) => share(behaviourOf(bad, picked).retained),
+    },
+    {
+      name: "newHarms",
+      gap: { name: "newHarmsGap", most: 1 },
+      of: (picked) => share(behaviourOf(bad, picked).newHarms),
+    },
   ];
 }
 
@@ -187,23 +226,25 @@ function fairness(
 ): Measure[] {
   const accuracy = levels.find(({ name }) => name === "accuracy")!;
   const judged = { predictions: model.choices, labels, groups };
-  const gap = (name: string, between: (confusions: readonly Confusion[]) => Gap): Measure => ({
-    name,
-    of: ({ all }) => ({
-      value: between(groupConfusions(judged, groupNames.length, positive, all)),
-      of: all.length,
-    }),
+  const gap = (name: keyof typeof FAIRNESS): Measure =>
+    gapMeasure({ name, most: 1 }, ({ all }) => {
+      const confusions = groupConfusions(judged, groupNames.length, positive, all);
+      return FAIRNESS[name].map((rate) => ratesOf(confusions, rate));
+    });
+  const worst = ({ byGroup, all }: Draw, counted: readonly number[]) => ({
+    ...{ value: worstOf(byGroup.map(accuracy.of), counted), of: all.length },
   });
   return [
     {
       name: "worstAccuracy",
-      of: ({ all, byGroup }) => ({ value: worstOf(byGroup.map(accuracy.of)), of: all.length }),
+      on: (whole) => {
+        const counted = countedGroups(whole.byGroup.map(accuracy.of));
+        return { ...worst(whole, counted), again: (draw) => worst(draw, counted).value, interval: percentileInterval };
+      },
     },
-    gap("demographicParity", demographicParity),
+    gap("demographicParity"),
     // without positives, as among completions, nobody can miss one
-    ...labels.includes(positive)
-      ? [gap("equalOpportunity", equalOpportunity), gap("equalisedOdds", equalisedOdds)]
-      : [],
+    ...labels.includes(positive) ? [gap("equalOpportunity"), gap("equalisedOdds")] : [],
   ];
 }
 

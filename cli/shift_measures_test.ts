@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { TOO_FEW } from "../data/mod.ts";
 import { findMeasure, type MeasuredValue, measureModel } from "./shift_measures.ts";
 import type { Readings } from "./shift_readings.ts";
+import { shiftReport } from "./shift_report.ts";
 import { resultCsv, type ShiftResult, verdictsOf } from "./shift_result.ts";
 import type { Probes } from "./shift_subject.ts";
 
@@ -98,12 +99,44 @@ Deno.test("measureModel() gives intervals around what varies, none where nothing
   assert.deepEqual(measure(MODEL), values);
 });
 
+Deno.test("measureModel() draws the gap of the groups that count, though a draw may leave fewer than 30 items behind one", () => {
+  // 31 positives of a second group, 29 of a third: draws have 30 of either about as often as not
+  const groups = Int32Array.from({ length: 400 }, (_, i) => i < 200 ? 0 : i < 300 ? 1 : 2);
+  const first = [0, 200, 300];
+  const labels = groups.map((group, i) => Number(i - first[group] < [100, 31, 29][group]));
+  const choices = labels.map((label, i) => label === 1 && groups[i] > 0 && i % 2 === 0 ? 0 : label);
+  const array = () => new Float64Array(400).fill(1);
+  const said: Readings = {
+    ...{ places: array(), layers: [{ fromBase: array(), toReference: array() }], apart: array(), likeBase: array() },
+    ...{ likeReference: array(), loss: array(), choices, confidences: array() },
+  };
+  const probes = { groupNames: ["a", "b", "c"], groups, choices: ["no", "yes"], labels, positive: 1 };
+  const values = measureModel(probes, { model: said, base: said, reference: said }, { samples: 200 });
+  const { value, low, high } = findMeasure(values, "equalOpportunity")!;
+  assert.equal(value, 1 - 15 / 31);
+  // 95 % of the rate of group b: 1.96 * sqrt(1/4 / 31) on either side
+  for (const side of [Number(value) - low!, high! - Number(value)]) assert.ok(Math.abs(side - 0.176) < 0.03, `${side}`);
+});
+
+Deno.test("measureModel() says that groups may be alike: 0 lies within the interval of a gap that noise makes", () => {
+  const model = readings((i) => ({ far: 0.5, loss: i % 7, bad: i % 3 === 0 || i === 1 }));
+  const values = measure(model);
+  for (const name of ["accuracyGap", "demographicParity", "lossGap", "excessLossGap"]) {
+    const { value, low, high } = findMeasure(values, name)!;
+    assert.ok(Number(value) > 0 && low === 0 && high! > Number(value), `${name} ${value} [${low}, ${high}]`);
+  }
+});
+
 Deno.test("measureModel() gives the base nothing of the shift and the reference all, and says nothing of a shift of none", () => {
   for (const [model, capture] of [[BASE, 0], [REFERENCE, 1]] as const) {
     for (const group of [null, "a", "b"]) near(findMeasure(measure(model, 0), "shiftCapture", group), capture);
   }
   const still = measureModel(PROBES, { model: REFERENCE, base: REFERENCE, reference: REFERENCE }, { samples: 10 });
   assert.equal(findMeasure(still, "shiftCapture")!.value, null);
+  // 60 items of two places, moved by the rounding of their scores
+  const hardly = { ...BASE, layers: [{ ...BASE.layers[0], toReference: new Float64Array(60).fill(1e-12) }] };
+  const noise = measureModel(PROBES, { model: MODEL, base: hardly, reference: REFERENCE }, { samples: 10 });
+  for (const group of [null, "a"]) assert.equal(findMeasure(noise, "shiftCapture", group)!.value, null);
   assert.equal(findMeasure(still, "retained")!.value, null);
 });
 
@@ -130,4 +163,21 @@ Deno.test("verdictsOf() says which group was left behind, and resultCsv() every 
   assert.equal(lines.length, 1 + model.measures.length);
   assert.ok(lines.includes("low,shiftCapture,b,30,0.25,,"));
   assert.ok(lines.includes("low,retainedGap,,60,n < 30,,"));
+});
+
+Deno.test("shiftReport() tells what is known of maps that are too large to be decomposed", () => {
+  const models = ["base", "reference", "low"].map((name, i) => {
+    return { name, folder: name, size: 1, measures: measure([BASE, REFERENCE, MODEL][i], 0), lens: [] };
+  });
+  const none = { effectiveRank: null, rank: null, leastMissing: null, overlap: null };
+  const explanation = { ...none, missing: 0.123, predictedExcess: [4.56, 7.89], maps: [] };
+  const html = shiftReport({
+    ...{ task: "sft", data: "p.jsonl", column: "group", unit: "token", positive: "unwanted", bootstrap: 0, energy: [] },
+    groups: [{ name: "a", n: 30 }, { name: "b", n: 30 }],
+    models: [...models.slice(0, 2), { ...models[2], explanation }],
+    maps: [{ module: "large", energy: 1, singularValues: null }],
+  });
+  for (const text of ["0.123", "4.56", "7.89", "Maps with sides above 768 are not decomposed."]) {
+    assert.ok(html.includes(text), text);
+  }
 });

@@ -2,12 +2,12 @@
 import type { Backend, ParamsView } from "../core/mod.ts";
 import { openSafetensors, openWeights, PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE } from "../models/mod.ts";
 import { openAdapted } from "./adapted.ts";
-import { exists, FileFolder, join } from "./files.ts";
+import { baseName, exists, FileFolder, folderOf, join, readJsonFile } from "./files.ts";
 import { isMaskedModel } from "./model_source.ts";
 import type { Output } from "./log.ts";
 import { findModel } from "./resume.ts";
 import { openCompletions } from "./shift_completions.ts";
-import type { NamedFolder, ShiftOptions } from "./shift_options.ts";
+import { type NamedFolder, REFERENCE, type ShiftOptions } from "./shift_options.ts";
 import { openSentences } from "./shift_sentences.ts";
 import type { ShiftSubject } from "./shift_subject.ts";
 
@@ -17,7 +17,7 @@ export interface ModelPlace extends NamedFolder {
   readonly weights: string;
   /** Of an adapter on them. */
   readonly adapter?: string;
-  /** Numbers that were trained, as far as the folder shows: an adapter's, else all. */
+  /** Numbers that were trained: as many as the run says, else an adapter's, else all. */
   readonly size: number;
 }
 
@@ -29,8 +29,18 @@ export async function placeModel({ name, folder }: NamedFolder, base: string): P
   // a run that keeps its merged model as well is read there: its adapter says its size
   const isMerged = adapter === kept && await exists(join(folder, "best"));
   const weights = adapter !== undefined && !isMerged ? await findModel(base) : await findModel(folder);
-  const size = adapter === undefined ? await sizeOfModel(weights) : await sizeOfAdapter(adapter);
+  const run = ["best", "best-adapter"].includes(baseName(folder)) ? folderOf(folder) : folder;
+  const size = await trainedIn(run) ??
+    (adapter === undefined ? await sizeOfModel(weights) : await sizeOfAdapter(adapter));
   return { name, folder, weights, size, ...isMerged ? {} : { adapter } };
+}
+
+/** How much a run has trained; undefined for a folder that is no run's, and for a run that does not say. */
+async function trainedIn(folder: string): Promise<number | undefined> {
+  const config = join(folder, "config.json");
+  if (!await exists(config)) return undefined;
+  const { run, trained } = (await readJsonFile(config) ?? {}) as { readonly run?: unknown; readonly trained?: unknown };
+  return run !== undefined && typeof trained === "number" ? trained : undefined;
 }
 
 async function sizeOfModel(path: string): Promise<number> {
@@ -53,7 +63,8 @@ function sizeOf(tensors: Iterable<{ readonly shape: readonly number[] }>): numbe
 export async function openSubject(options: ShiftOptions, output: Pick<Output, "err">): Promise<ShiftSubject> {
   if (!await exists(options.base)) throw new RangeError(`Cannot compare with ${options.base}: there is no such folder`);
   const base = await findModel(options.base);
-  return await isMaskedModel(base) ? await openSentences(options) : await openCompletions(options, output);
+  if (!await isMaskedModel(base)) return await openCompletions(options, output);
+  return await openSentences(options, await placeModel({ name: REFERENCE, folder: options.reference }, options.base));
 }
 
 /** A model's weights, opened. */
@@ -64,9 +75,17 @@ export interface OpenModel extends Disposable {
 /** Loads a model. Dispose it. */
 export async function openModel(
   backend: Backend,
-  { weights, adapter }: ModelPlace,
+  place: ModelPlace,
   subject: ShiftSubject,
   output: Pick<Output, "err">,
 ): Promise<OpenModel> {
-  return await openAdapted(await subject.load(backend, weights, output), adapter, subject.modelType);
+  const params = await subject.load(backend, place.weights, output);
+  const opened = await openAdapted(params, place.adapter, subject.modelType);
+  try {
+    const view = await subject.inOrder(opened.view, place, output);
+    return { view, [Symbol.dispose]: () => opened[Symbol.dispose]() };
+  } catch (error) {
+    opened[Symbol.dispose]();
+    throw error;
+  }
 }

@@ -2,20 +2,24 @@
  * The page of a comparison by groups: what each model has captured of the shift, what it has kept of the old behaviour, its
  * fairness, where in the layers it differs, and why. One file that needs no network. Every text is escaped.
  */
+import { SMALLEST_SHIFT } from "../data/mod.ts";
 import { formatNumber } from "./log.ts";
 import { pageHtml } from "./report_page.ts";
 import { escapeText, type PlotOptions, plotSvg, type Series } from "./report_plot.ts";
 import { findMeasure } from "./shift_measures.ts";
 import { BASE, REFERENCE } from "./shift_options.ts";
 import {
+  aUnit,
   candidatesOf,
   formatValue,
   mainTable,
   meanAngles,
   type ModelResult,
   type ShiftResult,
+  unmovedGroups,
   verdictsOf,
 } from "./shift_result.ts";
+import { MOST_DECOMPOSED } from "./shift_spectral.ts";
 
 /** Published findings that disagree, so that nobody takes this page for the last word. */
 const STUDIES =
@@ -99,17 +103,16 @@ function mainSection(result: ShiftResult): string {
   const interval = result.bootstrap > 0
     ? ` Intervals are further down: 95 %, of ${
       formatNumber(result.bootstrap)
-    } bootstrap samples of the probes within groups.`
+    } bootstrap samples of the probes within groups. A gap's holds every difference between two groups at once: 0 lies ` +
+      "within where they may well be alike."
+    : "";
+  const still = unmovedGroups(result).length > 0
+    ? ` A dash: the reference lies within ${SMALLEST_SHIFT} nats ${aUnit(result)} of the base, and no shift is there.`
     : "";
   const note =
     "Shift captured: 1 - KL(reference || model) / KL(reference || base). Retained: of what the base does badly and " +
-    `the reference well, the share that is still bad. Gaps that fewer than 30 items stand behind are refused.${interval}`;
+    `the reference well, the share that is still bad. Gaps that fewer than 30 items stand behind are refused.${still}${interval}`;
   return `<section>${tableHtml({ title: "Models", note, cells: mainTable(result, false) })}</section>`;
-}
-
-/** `a token`, `an example`. */
-function aUnit({ unit }: ShiftResult): string {
-  return `${/^[aeiou]/.test(unit) ? "an" : "a"} ${unit}`;
 }
 
 /** A measure of every model, a line a group. */
@@ -192,9 +195,10 @@ function figure(title: string, options: Omit<PlotOptions, "title">): string {
 
 function spectralSection(result: ShiftResult): string {
   const judged = candidatesOf(result);
-  if (result.energy.length === 0 || judged.length === 0) return "";
+  if (judged.length === 0) return "";
   const points = result.energy.map(({ rank, within }) => [rank, within] as const);
-  const curve = figure("Energy of the shift within its leading directions, all maps", {
+  // empty where no map is decomposed, or none has moved
+  const curve = points.length === 0 ? "" : figure("Energy of the shift within its leading directions, all maps", {
     ...{ series: [{ name: "", points, style: { dots: true } }], xScale: "log", yFrom: 0, xLabel: "rank", yLabel: "" },
     ...{ xTicks: points.map(([rank]) => rank), formatX: String },
   });
@@ -202,7 +206,10 @@ function spectralSection(result: ShiftResult): string {
     "The shift is D* = W(reference) - W(base) of the linear maps. Missing: |D* - D|² / |D*|² of a model's own change D, " +
     "beside the least that its rank must miss. Overlap: mean squared cosine of the principal angles between leading " +
     "directions. Predicted excess: the sum over maps of tr((D* - D) S (D* - D)ᵀ), S of the group's inputs; it is exact for one " +
-    "linear map, and here only its order counts.";
+    "linear map, and here only its order counts." +
+    (result.maps.some(({ singularValues }) => singularValues === null)
+      ? ` Maps with sides above ${MOST_DECOMPOSED} are not decomposed.`
+      : "");
   const number = (value: number | null | undefined) =>
     value === null || value === undefined ? "" : formatNumber(value, 3);
   const head = [

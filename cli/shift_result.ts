@@ -21,7 +21,7 @@ export interface LensValue {
 export interface ModelResult {
   readonly name: string;
   readonly folder: string;
-  /** Numbers that were trained, as far as the folder shows. */
+  /** Numbers that were trained, as far as the folder or its run shows. */
   readonly size: number;
   readonly measures: readonly MeasuredValue[];
   readonly lens: readonly LensValue[];
@@ -121,6 +121,18 @@ export function resultLines(result: ShiftResult): string[] {
 /** Groups that no gap counts. */
 export function smallGroups({ groups }: Pick<ShiftResult, "groups">): readonly { name: string; n: number }[] {
   return groups.filter(({ n }) => n < SMALLEST_GROUP);
+}
+
+/** Groups of which the reference says what the base says: null alone where it does so of all probes. */
+export function unmovedGroups({ groups, models }: Pick<ShiftResult, "groups" | "models">): (string | null)[] {
+  const reference = models.find(({ name }) => name === REFERENCE)!;
+  const isStill = (group: string | null) => findMeasure(reference.measures, "shiftCapture", group)?.value === null;
+  return isStill(null) ? [null] : groups.map(({ name }) => name).filter(isStill);
+}
+
+/** `a token`, `an example`. */
+export function aUnit({ unit }: Pick<ShiftResult, "unit">): string {
+  return `${/^[aeiou]/.test(unit) ? "an" : "a"} ${unit}`;
 }
 
 /** What deserves a word: groups left behind, and how well weights explain it. */

@@ -8,12 +8,12 @@
  *   map in the reference model. It is exact for one linear map under a squared loss; over the maps of a network it is a
  *   sum of terms that matter unequally, so that only its order over models and groups says something.
  *
- * Embeddings, norms and heads are left out. Maps whose smaller side is above `MOST_DECOMPOSED` get the prediction and the
- * missing share but no decomposition, which would take minutes each.
+ * Embeddings, norms, biases and heads are left out. Maps whose smaller side is above `MOST_DECOMPOSED` get the prediction and
+ * the missing share but no decomposition, which would take many seconds each.
  */
 import {
   add,
-  contiguous,
+  type Backend,
   decorated,
   fromArray,
   matmul,
@@ -24,23 +24,28 @@ import {
   type ParamsView,
   reshape,
   scope,
-  stack,
   sub,
   sum,
   svd,
+  symmetricEigen,
   type Tensor,
-  transpose,
 } from "../core/mod.ts";
 import type { ShiftSubject } from "./shift_subject.ts";
 
-/** Largest smaller side of a map that is decomposed. */
-export const MOST_DECOMPOSED = 512;
+/** Largest smaller side of a map that is decomposed: that of RoBERTa base, at two to four seconds a map. */
+export const MOST_DECOMPOSED = 768;
 
 /** Leading directions whose angles are told, at most. */
 const DIRECTIONS = 4;
 
 /** A singular value below this part of the largest is that of a rounding error: weights are f32, and larger than changes. */
 const RANK_TOLERANCE = 1e-3;
+
+/** A change below this part of the weight is rounding alone: f32 keeps 6e-8 of a number, and a merge rounds a few times. */
+const ROUNDING = 1e-6;
+
+/** Unit vectors are given to maps this many times as long, so that a bias rounds what comes out by as much less. */
+const LENGTH = 2 ** 10;
 
 /** A linear map that is compared. */
 export interface ComparedMap {
@@ -49,7 +54,7 @@ export interface ComparedMap {
   readonly columns: number;
 }
 
-/** A decomposed change of a map: row-major, directions in columns. */
+/** A decomposed change of a map: all singular values, and the leading directions, row-major and in columns. */
 interface Directions {
   readonly values: Float64Array;
   readonly left: Float64Array;
@@ -60,6 +65,8 @@ interface Directions {
 export interface MapShift extends ComparedMap {
   /** |D*|^2 */
   readonly energy: number;
+  /** What |D*| would be of rounding alone. */
+  readonly rounding: number;
   /** Undefined for a map that is too large. */
   readonly directions?: Directions;
 }
@@ -73,7 +80,7 @@ export interface MapChange {
   readonly missing: number;
   /** Null for a map that is too large. */
   readonly effectiveRank: number | null;
-  /** Singular values above a thousandth of the largest. */
+  /** Singular values above a thousandth of the largest, and above what rounding makes. */
   readonly rank: number | null;
   /** In degrees, the smallest first, between as many leading directions as both have, four at most; of outputs and inputs. */
   readonly angles: { readonly left: readonly number[]; readonly right: readonly number[] };
@@ -81,7 +88,7 @@ export interface MapChange {
 
 /** What of the shift a model's weights lack. */
 export interface Explanation {
-  /** Of all maps: sum |D* - D_c|^2 / sum |D*|^2. Null where the reference's maps have not moved. */
+  /** Of all maps: sum |D* - D_c|^2 / sum |D*|^2. Null where the reference's maps have not moved by more than rounding. */
   readonly missing: number | null;
   /** What a change of this model's largest rank lacks at least. */
   readonly leastMissing: number | null;
@@ -104,75 +111,148 @@ export function comparedMaps(base: Params, { projected }: Pick<ShiftSubject, "pr
   );
 }
 
-/** S_g of every map, by group. Dispose it. */
-export interface GroupMoments extends Disposable {
-  /** f32 [groups, columns, columns] */
-  of(module: string): Tensor;
+/** Models whose maps are compared, and what they are compared on. */
+export interface Explaining {
+  readonly base: ParamsView;
+  readonly reference: ParamsView;
+  readonly subject: Pick<ShiftSubject, "probes" | "batches" | "projected">;
 }
 
-/** Runs the probes through a model and sums up what its maps are given. */
-export function groupMoments(subject: ShiftSubject, model: ParamsView): GroupMoments {
-  const { probes: { groups, groupNames }, batches, projected } = subject;
+/**
+ * tr(E S_g E^T) of every map and group, E what the model's matrix lacks of the reference's: the mean of |E x|^2 over the
+ * group's inputs x in the reference, in one pass and without S_g, whose size is the columns' square. By map.
+ */
+async function excessByMap(
+  model: ParamsView,
+  { reference, subject: { probes: { groups, groupNames }, batches, projected } }: Explaining,
+): Promise<Map<string, number[]>> {
   const sums = new Map<string, Tensor>();
-  const dispose = () => sums.forEach((tensor) => tensor.dispose());
   const tokens = new Float64Array(groupNames.length);
   for (const { owners } of batches) for (const item of owners) if (item >= 0) tokens[groups[item]]++;
   try {
     for (const { owners, lens } of batches) {
-      const masks = groupNames.map((_, group) =>
-        Float32Array.from(owners, (item) => item >= 0 && groups[item] === group ? 1 / tokens[group] : 0)
+      const shares = groupNames.flatMap((_, group) =>
+        Array.from(owners, (item) => item >= 0 && groups[item] === group ? 1 / tokens[group] : 0)
       );
-      const watched = decorated(model, {
+      const watched = decorated(reference, {
         linear(name, x, plain) {
-          if (projected.test(`${name}.weight`)) accumulate(sums, name, x, masks);
-          return plain.linear(name, x);
+          const y = plain.linear(name, x);
+          if (!projected.test(`${name}.weight`)) return y;
+          using inner = scope("predicted excess");
+          const found = noGrad(() => matmul(inputShares(x, shares), lackingSquares(name, x, y, { model, reference })));
+          const before = sums.get(name);
+          sums.set(name, own(inner.keep(before ? add(before, found) : found)));
+          before?.dispose();
+          return y;
         },
       });
       lens(watched)[Symbol.dispose]();
     }
-  } catch (error) {
-    dispose();
-    throw error;
+    const found = new Map<string, number[]>();
+    for (const [module, tensor] of sums) found.set(module, Array.from(await tensor.read(), Number));
+    return found;
+  } finally {
+    for (const tensor of sums.values()) tensor.dispose();
   }
-  return { of: (module) => sums.get(module)!, [Symbol.dispose]: dispose };
 }
 
-function accumulate(sums: Map<string, Tensor>, module: string, x: Tensor, masks: readonly Float32Array<ArrayBuffer>[]) {
-  using inner = scope("group moments");
-  const flat = reshape(x, [-1, x.shape[x.shape.length - 1]]);
-  const products = masks.map((mask) =>
-    matmul(mul(flat, fromArray(x.backend, mask, [mask.length, 1])), flat, { transposeA: true })
-  );
-  const found = stack(products, 0);
-  const before = sums.get(module);
-  sums.set(module, own(inner.keep(before ? add(before, found) : found)));
-  before?.dispose();
+/** [groups, inputs] */
+function inputShares(x: Tensor, shares: readonly number[]): Tensor {
+  const inputs = x.size / x.shape[x.shape.length - 1];
+  return fromArray(x.backend, Float32Array.from(shares), [shares.length / inputs, inputs]);
 }
 
-/** D of a map: what the model makes of every unit vector, less what the base makes of it. [rows, columns] */
+/** |E x|^2 of every input, [inputs, 1]; y is what the reference's map makes of x. */
+function lackingSquares(
+  module: string,
+  x: Tensor,
+  y: Tensor,
+  { model, reference }: { readonly model: ParamsView; readonly reference: ParamsView },
+): Tensor {
+  const zero = zeros(x.backend, x.shape[x.shape.length - 1]);
+  // what biases differ by is no part of E x
+  const biases = sub(reference.linear(module, zero), model.linear(module, zero));
+  const rows = biases.size;
+  const lacking = sub(reshape(sub(y, model.linear(module, x)), [-1, rows]), biases);
+  return reshape(sum(mul(lacking, lacking), [1]), [-1, 1]);
+}
+
+function zeros(backend: Backend, columns: number): Tensor {
+  return fromArray(backend, new Float32Array(columns), [1, columns]);
+}
+
+/**
+ * D of a map, transposed: what the model makes of every unit vector less what it makes of nothing, which is its bias, less
+ * the same of the base. [columns, rows]
+ */
 function changeOf({ module, columns }: ComparedMap, model: ParamsView, base: ParamsView): Tensor {
   using inner = scope("change of a map");
-  const unit = Float32Array.from({ length: columns * columns }, (_, i) => i % (columns + 1) === 0 ? 1 : 0);
-  const units = fromArray(base.backend, unit, [columns, columns]);
-  return own(
-    inner.keep(noGrad(() => contiguous(transpose(sub(model.linear(module, units), base.linear(module, units)))))),
-  );
+  const unit = Float32Array.from({ length: columns * columns }, (_, i) => i % (columns + 1) === 0 ? LENGTH : 0);
+  const [units, zero] = [fromArray(base.backend, unit, [columns, columns]), zeros(base.backend, columns)];
+  return own(inner.keep(noGrad(() => {
+    const [after, before] = [model, base].map((one) => sub(one.linear(module, units), one.linear(module, zero)));
+    return mul(sub(after, before), 1 / LENGTH);
+  })));
 }
 
-/** A change with its energy, decomposed where its map is small enough. */
-async function decompose(change: Tensor, { rows, columns }: ComparedMap) {
-  const values = Float64Array.from(await change.read(), Number);
+/** A change (`changeOf`) with its energy, decomposed where its map is small enough. */
+async function decompose(change: Tensor, { rows, columns, rounding }: ComparedMap & { readonly rounding: number }) {
+  const values = await change.read() as Float32Array;
   const energy = squares(values);
   const side = Math.min(rows, columns);
   if (side > MOST_DECOMPOSED) return { energy };
   // no change has no directions
   const none = { values: new Float64Array(side), left: new Float64Array(), right: new Float64Array() };
-  const directions: Directions = energy === 0 ? none : svd(values, rows, columns);
+  const directions: Directions = hasMoved({ energy, rounding }) ? directionsOf(values, rows, columns) : none;
   return { energy, directions };
 }
 
-function squares(values: ArrayLike<number | bigint>): number {
-  return Array.from(values, Number).reduce((total, value) => total + value * value, 0);
+/** Whether a change is more than rounding. */
+function hasMoved({ energy, rounding }: Pick<MapShift, "energy" | "rounding">): boolean {
+  return energy > rounding ** 2;
+}
+
+/**
+ * Singular values and leading directions of D from D^T [columns, rows], by the eigenvalues of its smaller Gram matrix: less
+ * work than an SVD, and exact to 1e-8 of the largest value.
+ */
+function directionsOf(transposed: ArrayLike<number>, rows: number, columns: number): Directions {
+  const side = Math.min(rows, columns);
+  const isWide = rows < columns;
+  // the vectors whose products the Gram matrix holds: D's rows or columns
+  const [count, size] = isWide ? [rows, columns] : [columns, rows];
+  const vectors = isWide ? flipped(transposed, columns, rows) : Float64Array.from(transposed);
+  const gram = new Float64Array(count * count);
+  for (let i = 0; i < count; i++) {
+    for (let j = 0; j <= i; j++) {
+      let product = 0;
+      for (let k = 0; k < size; k++) product += vectors[i * size + k] * vectors[j * size + k];
+      gram[i * count + j] = gram[j * count + i] = product;
+    }
+  }
+  const eigen = symmetricEigen(gram, count);
+  const values = eigen.values.map((value) => Math.sqrt(Math.max(0, value)));
+  const width = Math.min(DIRECTIONS, side);
+  const [near, far] = [new Float64Array(count * width), new Float64Array(size * width)];
+  for (let j = 0; j < width; j++) {
+    for (let i = 0; i < count; i++) {
+      const part = near[i * width + j] = eigen.vectors[i * count + j];
+      if (values[j] === 0) continue;
+      for (let k = 0; k < size; k++) far[k * width + j] += part * vectors[i * size + k] / values[j];
+    }
+  }
+  return isWide ? { values, left: near, right: far } : { values, left: far, right: near };
+}
+
+/** The transpose of a row-major [rows, columns] matrix. */
+function flipped(matrix: ArrayLike<number>, rows: number, columns: number): Float64Array {
+  return Float64Array.from({ length: rows * columns }, (_, i) => matrix[i % rows * columns + Math.floor(i / rows)]);
+}
+
+function squares(values: ArrayLike<number>): number {
+  let total = 0;
+  for (let i = 0; i < values.length; i++) total += values[i] * values[i];
+  return total;
 }
 
 /** D* of every map. */
@@ -183,8 +263,9 @@ export async function referenceShift(
 ): Promise<MapShift[]> {
   const shifts: MapShift[] = [];
   for (const map of maps) {
+    const rounding = ROUNDING * Math.sqrt(squares(await base.get(`${map.module}.weight`).read() as Float32Array));
     using change = changeOf(map, reference, base);
-    shifts.push({ ...map, ...await decompose(change, map) });
+    shifts.push({ ...map, rounding, ...await decompose(change, { ...map, rounding }) });
   }
   return shifts;
 }
@@ -200,28 +281,28 @@ export function energyWithin(shifts: readonly MapShift[], rank: number): number 
 export async function explain(
   shifts: readonly MapShift[],
   model: ParamsView,
-  { base, reference, moments }: { base: ParamsView; reference: ParamsView; moments: GroupMoments },
+  compared: Explaining,
 ): Promise<Explanation> {
+  const { base, reference } = compared;
   const maps: MapChange[] = [];
-  const excess: number[][] = [];
+  const byMap = await excessByMap(model, compared);
   for (const shift of shifts) {
     using change = changeOf(shift, model, base);
     using lacking = changeOf(shift, reference, model);
     const { energy, directions: found } = await decompose(change, shift);
-    const rank = found && numericalRank(found.values);
+    const rank = found && numericalRank(found.values, shift);
     maps.push({
       module: shift.module,
       energy,
-      missing: squares(await lacking.read()),
+      missing: squares(await lacking.read() as Float32Array),
       effectiveRank: found ? effectiveRank(found.values) : null,
       rank: rank ?? null,
       angles: found && shift.directions ? anglesOf(found, shift.directions, shift) : { left: [], right: [] },
     });
-    using traces = tracesOf(lacking, moments.of(shift.module));
-    excess.push(Array.from(await traces.read(), Number));
   }
   const total = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0);
-  const whole = total(shifts.map(({ energy }) => energy));
+  const whole = shifts.some(hasMoved) ? total(shifts.map(({ energy }) => energy)) : 0;
+  const excess = shifts.map(({ module }) => byMap.get(module)!);
   const moved = maps.filter((map) => map.rank !== null && map.rank > 0);
   const largest = moved.length > 0 ? Math.max(...moved.map(({ rank }) => rank!)) : maps.length > 0 ? 0 : null;
   const within = largest === null ? undefined : energyWithin(shifts, largest);
@@ -238,15 +319,6 @@ export async function explain(
   };
 }
 
-/** tr(E S_g E^T) of every group, [groups]. */
-function tracesOf(lacking: Tensor, moments: Tensor): Tensor {
-  using inner = scope("predicted excess");
-  return own(inner.keep(noGrad(() => {
-    const weighted = matmul(reshape(lacking, [1, ...lacking.shape]), moments); // [groups, rows, columns]
-    return sum(mul(weighted, reshape(lacking, [1, ...lacking.shape])), [1, 2]);
-  })));
-}
-
 /** exp of the entropy of the values over their sum: 0 for no change, r for r equal ones. */
 export function effectiveRank(values: ArrayLike<number>): number {
   const total = Array.from(values).reduce((sum, value) => sum + value, 0);
@@ -256,12 +328,15 @@ export function effectiveRank(values: ArrayLike<number>): number {
   );
 }
 
-function numericalRank(values: Float64Array): number {
-  return values[0] > 0 ? values.filter((value) => value > RANK_TOLERANCE * values[0]).length : 0;
+function numericalRank(values: Float64Array, { rounding }: Pick<MapShift, "rounding">): number {
+  // rounding is spread over all directions
+  const least = Math.max(RANK_TOLERANCE * values[0], rounding / Math.sqrt(values.length));
+  return values.filter((value) => value > least).length;
 }
 
-function anglesOf(one: Directions, other: Directions, { rows, columns }: ComparedMap): MapChange["angles"] {
-  const count = Math.min(DIRECTIONS, numericalRank(one.values), numericalRank(other.values));
+function anglesOf(one: Directions, other: Directions, shift: MapShift): MapChange["angles"] {
+  const { rows, columns } = shift;
+  const count = Math.min(DIRECTIONS, numericalRank(one.values, shift), numericalRank(other.values, shift));
   return {
     left: principalAngles(one.left, other.left, rows, count),
     right: principalAngles(one.right, other.right, columns, count),

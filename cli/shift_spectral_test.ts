@@ -1,20 +1,20 @@
 /** The spectral explanation against changes that are known: truncations, angles, ranks, and the loss of a map by hand. */
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/mod.ts";
-import { fromArray, keyOf, normal, type Params, scope, svd } from "../core/mod.ts";
+import { type Backend, fromArray, keyOf, normal, Params, scope, svd } from "../core/mod.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
-import { initLlama, LLAMA_PROJECTED, llamaLens } from "../models/mod.ts";
+import { initLlama, initRoberta, LLAMA_PROJECTED, llamaLens, ROBERTA_PROJECTED, robertaLens } from "../models/mod.ts";
 import {
   comparedMaps,
   effectiveRank,
   energyWithin,
   explain,
-  groupMoments,
   principalAngles,
   referenceShift,
 } from "./shift_spectral.ts";
 import type { ShiftSubject } from "./shift_subject.ts";
-import { tinyShiftConfig } from "./testing/tiny_shift.ts";
+import { tinyRobertaConfig } from "./testing/tiny_roberta.ts";
+import { addNoise, tinyShiftConfig } from "./testing/tiny_shift.ts";
 
 const config = tinyShiftConfig();
 const TOKENS = [3, 1, 4, 1, 5, 9, 2, 6];
@@ -66,15 +66,14 @@ Deno.test("explain() finds what a truncation of the shift lacks, and that its di
   using reference = initLlama(backend, config, 1);
   shift(reference, 3);
   await assertNoLeak("explanation", backend, async () => {
-    const maps = comparedMaps(base, SUBJECT as ShiftSubject);
+    const maps = comparedMaps(base, SUBJECT);
     assert.equal(maps.length, 14);
     const shifts = await referenceShift(maps, reference, base);
     assert.deepEqual([1, 2, 3].map((rank) => energyWithin(shifts, rank)!.toFixed(4)), ["0.6429", "0.9286", "1.0000"]);
-    using moments = groupMoments(SUBJECT as ShiftSubject, reference);
     for (const rank of [0, 1, 2, 3]) {
       using model = initLlama(backend, config, 1);
       shift(model, rank);
-      const found = await explain(shifts, model, { base, reference, moments });
+      const found = await explain(shifts, model, { base, reference, subject: SUBJECT });
       const left = VALUES.slice(rank).reduce((sum, value) => sum + value ** 2, 0) / 14;
       near(found.missing, left);
       near(found.leastMissing, left);
@@ -103,9 +102,8 @@ Deno.test("explain() predicts a group's excess loss as the mean square of what a
   shift(reference, 3);
   using model = initLlama(backend, config, 1);
   shift(model, 1);
-  using moments = groupMoments(SUBJECT as ShiftSubject, reference);
-  const shifts = await referenceShift(comparedMaps(base, SUBJECT as ShiftSubject), reference, base);
-  const { predictedExcess } = await explain(shifts, model, { base, reference, moments });
+  const shifts = await referenceShift(comparedMaps(base, SUBJECT), reference, base);
+  const { predictedExcess } = await explain(shifts, model, { base, reference, subject: SUBJECT });
   const [before, after] = [model, reference].map((params) => params.get(`${MAP}.weight`).readSync());
   const squares = inputsByHand(reference).map((x) => {
     let total = 0;
@@ -120,6 +118,117 @@ Deno.test("explain() predicts a group's excess loss as the mean square of what a
   const mean = (values: readonly number[]) => values.reduce((sum, value) => sum + value, 0) / values.length;
   near(predictedExcess[0], mean(squares.slice(0, 4)));
   near(predictedExcess[1], mean(squares.slice(4, 7)));
+});
+
+/** Three tokens of one group and two of another for a RoBERTa. */
+const robertaConfig = tinyRobertaConfig();
+const SENTENCES: typeof SUBJECT = {
+  ...{ projected: ROBERTA_PROJECTED, probes: SUBJECT.probes },
+  batches: [{
+    rows: [{ item: 0, target: 1, isWanted: true }],
+    owners: Int32Array.of(0, 0, 0, 1, 1, -1),
+    lens: (view) => {
+      using _ = scope("test");
+      return robertaLens(view, robertaConfig, {
+        tokens: fromArray(view.backend, Int32Array.of(0, 7, 2, 0, 2, 1), [2, 3]),
+        mask: fromArray(view.backend, Int32Array.of(1, 1, 1, 1, 1, 0), [2, 3], "u32"),
+      });
+    },
+  }],
+};
+
+function drawRoberta(backend: Backend): Params {
+  return initRoberta(backend, robertaConfig, { seed: 1, head: "classification" });
+}
+
+Deno.test("explain() tells a changed bias from a changed matrix", async () => {
+  using backend = loopsBackend();
+  using base = drawRoberta(backend);
+  using reference = drawRoberta(backend);
+  using biased = drawRoberta(backend);
+  using both = drawRoberta(backend);
+  for (const params of [biased, both]) {
+    for (const [i, [name, tensor]] of [...params.entries()].entries()) {
+      if (name.endsWith(".bias") && ROBERTA_PROJECTED.test(name.replace(/bias$/, "weight"))) {
+        tensor.write(normal(keyOf(i), tensor.size));
+      }
+    }
+  }
+  const query = "roberta.encoder.layer.0.attention.self.query.weight";
+  for (const params of [reference, both]) {
+    const weight = params.get(query);
+    weight.write(Float32Array.from(weight.readSync() as Float32Array, (value, i) => value + (i === 5 ? 2 : 0)));
+  }
+  const maps = comparedMaps(base, SENTENCES);
+  assert.equal(maps.length, 12);
+  const still = await referenceShift(maps, biased, base);
+  assert.ok(still.every(({ energy }) => energy < 1e-10), `${still.map(({ energy }) => energy)}`);
+  assert.equal(energyWithin(still, 1), undefined);
+  assert.equal((await explain(still, biased, { base, reference: biased, subject: SENTENCES })).missing, null);
+  const shifts = await referenceShift(maps, reference, base);
+  near(shifts[0].energy, 4);
+  near(energyWithin(shifts, 1), 1);
+  const found = await explain(shifts, both, { base, reference, subject: SENTENCES });
+  near(found.missing, 0);
+  assert.equal(found.rank, 1);
+  for (const excess of found.predictedExcess) near(excess, 0, 1e-8);
+});
+
+Deno.test("explain() gives a model that has moved by rounding alone no rank and no part of the shift", async () => {
+  using backend = loopsBackend();
+  using base = initLlama(backend, config, 1);
+  using reference = initLlama(backend, config, 1);
+  using model = initLlama(backend, config, 1);
+  shift(reference, 3);
+  addNoise(model, 1e-9);
+  const shifts = await referenceShift(comparedMaps(base, SUBJECT), reference, base);
+  const found = await explain(shifts, model, { base, reference, subject: SUBJECT });
+  assert.ok(found.maps.some(({ energy }) => energy > 0));
+  assert.deepEqual([found.rank, found.effectiveRank, found.overlap], [0, null, null]);
+  near(found.missing, 1);
+});
+
+Deno.test("referenceShift() has the singular values and directions of an SVD, of tall and of wide maps", async () => {
+  using backend = loopsBackend();
+  using base = new Params(backend);
+  using reference = new Params(backend);
+  const maps = [{ module: "tall", rows: 40, columns: 24 }, { module: "wide", rows: 24, columns: 40 }];
+  for (const { module, rows, columns } of maps) {
+    const [before, change] = [1, 2].map((seed) => normal(keyOf(seed), rows * columns));
+    const after = before.map((value, i) => value + change[i]);
+    for (const [params, values] of [[base, before], [reference, after]] as const) {
+      params.set(`${module}.weight`, fromArray(backend, values, [rows, columns]));
+    }
+  }
+  for (const { module, rows, columns, directions } of await referenceShift(maps, reference, base)) {
+    const [before, after] = [base, reference].map((params) => params.get(`${module}.weight`).readSync());
+    const expected = svd(Float64Array.from(after, (value, i) => Number(value) - Number(before[i])), rows, columns);
+    for (const [i, value] of directions!.values.entries()) near(value, expected.values[i], 1e-5);
+    const angles = [
+      ...principalAngles(directions!.left, expected.left, rows, 4),
+      ...principalAngles(directions!.right, expected.right, columns, 4),
+    ];
+    for (const angle of angles) near(angle, 0, 1e-2);
+  }
+});
+
+Deno.test("explain() holds no more for many groups than for two", async () => {
+  using backend = loopsBackend();
+  using base = initLlama(backend, config, 1);
+  using reference = initLlama(backend, config, 1);
+  shift(reference, 3);
+  const shifts = await referenceShift(comparedMaps(base, SUBJECT), reference, base);
+  const peakOf = async (groups: number) => {
+    const probes = { ...SUBJECT.probes, groupNames: Array.from({ length: groups }, (_, i) => `${i}`) };
+    const before = backend.memory().inUse;
+    backend.resetPeak();
+    const { predictedExcess } = await explain(shifts, base, { base, reference, subject: { ...SUBJECT, probes } });
+    assert.equal(predictedExcess.length, groups);
+    return backend.memory().peak - before;
+  };
+  const [few, many] = [await peakOf(2), await peakOf(52)];
+  // a second moment of the smallest map would be 4 kB a group
+  assert.ok(many - few < 50 * 1000, `${many} and ${few} bytes`);
 });
 
 Deno.test("principalAngles() of planes by hand", () => {

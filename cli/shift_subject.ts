@@ -53,6 +53,18 @@ export interface ShiftSubject {
   readonly unit: "token" | "example";
   /** The weights of a folder. @throws RangeError for another model than the base */
   load(backend: Backend, folder: string, output: Pick<Output, "err">): Promise<Params>;
+  /**
+   * Loaded weights with their choices in the probes' order, where their folder has names for them in another one.
+   *
+   * @throws RangeError for choices that cannot be the probes'
+   */
+  inOrder(view: ParamsView, place: LoadedFolder, output: Pick<Output, "err">): Promise<ParamsView>;
+}
+
+/** Where loaded weights lie, and an adapter on them. */
+export interface LoadedFolder {
+  readonly weights: string;
+  readonly adapter?: string;
 }
 
 /** Groups by name, and whose each line of a file is. */

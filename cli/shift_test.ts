@@ -9,6 +9,7 @@ import { writeFolderDurably } from "./durable.ts";
 import { FileFolder } from "./files.ts";
 import { findMeasure, type MeasuredValue } from "./shift_measures.ts";
 import type { ShiftResult } from "./shift_result.ts";
+import { editJson } from "./testing/bad_input.ts";
 import { addNoise, tinyProbes, tinyShiftConfig, writeProbes, writeShifted } from "./testing/tiny_shift.ts";
 import { toyRows, writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
 import { type Outcome, Workspace } from "./testing/workspace.ts";
@@ -137,6 +138,8 @@ Deno.test("evaluateShift() refuses gaps between groups of fewer than 30, on the 
   await writeProbes("small.jsonl", tinyProbes({ a: 40, b: 29 }));
   const { out, err } = await compare(workspace, `${THREE} --data small.jsonl --bootstrap 20 --out told --csv told.csv`);
   assert.match(err, /note: group b has 29 probes: no gap counts it/);
+  assert.match(err, /^decomposing 14 maps of reference\nmeasuring base on 20 bootstrap samples$/m);
+  assert.match(err, /^measuring half on 20 bootstrap samples\ndecomposing 14 maps of half\ncompared half$/m);
   assert.match(out.split("\n")[0], /^model +trained +shift captured +of a +of b +retained .*dem\. parity/);
   const half = out.split("\n").find((line) => line.startsWith("half"))!;
   assert.equal(half.match(/n < 30/g)?.length, 3, half); // parity, calibration, excess loss
@@ -159,6 +162,25 @@ Deno.test("evaluateShift() refuses gaps between groups of fewer than 30, on the 
   assert.ok(html.includes("arXiv 2405.18572") && html.includes("arXiv 2405.17512"));
   assert.equal(html.match(/<script/g)?.length, 1);
   assert.doesNotMatch(html.replaceAll("http://www.w3.org/2000/svg", ""), /https?:|NaN|undefined|<img/);
+});
+
+Deno.test("evaluateShift() says where there is no shift to capture, and gives no share of it", async () => {
+  await using workspace = await openToy();
+  await writeShifted("still", (params) => addNoise(params, 1e-8));
+  await writeProbes("few.jsonl", tinyProbes({ a: 2, b: 2 }));
+  const flags = "--base base --reference still --candidate half=half --data few.jsonl --bootstrap 0 --out told";
+  const { err } = await compare(workspace, flags);
+  assert.match(
+    err,
+    /^note: the reference says what the base says, within 1e-9 nats a token: there is no shift to capture$/m,
+  );
+  const result = JSON.parse(await Deno.readTextFile("told/shift.json")) as ShiftResult;
+  for (const group of [null, "a"]) assert.equal(valueOf(result, "half", "shiftCapture", group), null);
+  assert.deepEqual([result.energy, result.models[2].explanation!.missing], [[], null]);
+  const html = await Deno.readTextFile("told/report.html");
+  assert.ok(html.includes("A dash: the reference lies within 1e-9 nats a token of the base, and no shift is there."));
+  // what was computed is told though no map of the reference has moved
+  assert.ok(html.includes("Why: the shift in the weights") && !html.includes("Energy of the shift"));
 });
 
 Deno.test("evaluateShift() escapes names in its report and quotes them in CSV", async () => {
@@ -221,11 +243,30 @@ async function openSentences(): Promise<Workspace> {
   return workspace;
 }
 
+/** Copies a folder's files. */
+async function copyFolder(from: string, to: string): Promise<void> {
+  await Deno.mkdir(to);
+  for await (const { name, isFile } of Deno.readDir(from)) {
+    if (isFile) await Deno.copyFile(`${from}/${name}`, `${to}/${name}`);
+  }
+}
+
 Deno.test("evaluateShift() compares classifiers, whose accuracy is that of eval, by groups of an own task", async () => {
   await using workspace = await openSentences();
   const own = "--task own --sentence sentence --label label --data task/probes.jsonl";
+  // the same heads, whose numbers are said to stand for the other class
+  await copyFolder("full/best", "flipped");
+  await editJson("flipped/config.json", (config) => config.id2label = { 0: "up", 1: "down" });
+  await copyFolder("lora/best-adapter", "turned");
+  await editJson("turned/labels.json", (file) => file.labels = ["up", "down"]);
+  await editJson("lora/config.json", (config) => config.trained = 123);
   const flags = `${own} --base base --reference full --candidate lora=lora --bootstrap 40`;
-  const result = await resultOf(workspace, flags);
+  const result = await resultOf(workspace, `${flags} --candidate flipped=flipped --candidate turned=turned`);
+  for (const [name, as] of [["flipped", "reference"], ["turned", "lora"]] as const) {
+    near(valueOf(result, name, "accuracy"), 1 - Number(valueOf(result, as, "accuracy")), 1e-9);
+  }
+  const { trained } = JSON.parse(await Deno.readTextFile("full/config.json"));
+  assert.deepEqual(result.models.slice(1, 3).map(({ size }) => size), [trained, 123]);
   const classes = "--labels down --labels up".split(" ");
   assert.deepEqual([result.unit, result.positive, result.groups.map(({ n }) => n)], ["example", "up", [60, 30]]);
   for (const model of ["full", "lora", "base"]) {
