@@ -70,7 +70,7 @@ for (const chat of [false, true]) {
   });
 }
 
-Deno.test("generate() draws the tokens of a line by the seed and its place in the file, not by its company", async () => {
+Deno.test("generate() draws the tokens of a line by the seed and what it says, not by its company or place", async () => {
   await using workspace = await openLlama();
   await writeLines(LINES);
   const flags = [...ADAPTERS, "--tokens", "12", "--temperature", "1"];
@@ -78,6 +78,9 @@ Deno.test("generate() draws the tokens of a line by the seed and its place in th
   assert.deepEqual(await generateBatch(workspace, ...flags, "--rows", "3"), all);
   await writeLines(LINES.slice(0, 4));
   assert.deepEqual(await generateBatch(workspace, ...flags), all.slice(0, 4));
+  await writeLines(LINES.slice(2).reverse());
+  assert.deepEqual((await generateBatch(workspace, ...flags)).reverse(), all.slice(2));
+  await writeLines(LINES.slice(0, 4));
   assert.notDeepEqual(await generateBatch(workspace, ...flags, "--seed", "2"), all.slice(0, 4));
   await writeLines([LINES[0], LINES[0]]);
   const [first, second] = await generateBatch(workspace, ...flags);

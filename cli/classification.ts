@@ -55,6 +55,7 @@ export async function openClassification(run: Finetune, output: Output): Promise
     load: (backend, output) => loadBase(backend, folder, { stored, config, run, output }),
     epoch: (epoch, start) => epochRows(data.train, batching, epoch, start),
     loss: (view, rows, options) => classificationLoss(view, config, rows, options),
+    heldOut: () => heldOutRows(data, batching),
     measure: (view) => measureTask(view, config, data, batching),
   };
 }
@@ -87,7 +88,9 @@ async function loadBase(
   folder: FileFolder,
   { stored, config, run, output }: Loading,
 ): Promise<Params> {
-  const { params, drawn } = await loadRoberta(backend, folder, { head: "classification", config, headSeed: run.seed });
+  const replaceHead = stored.num_labels !== config.num_labels;
+  const loading = { head: "classification", config, headSeed: run.seed, replaceHead } as const;
+  const { params, drawn } = await loadRoberta(backend, folder, loading);
   try {
     for (const note of await headNotes(run, folder, { stored, config, drawn })) output.err(`note: ${note}`);
     return params;
@@ -103,12 +106,16 @@ async function headNotes(
   folder: FileFolder,
   { stored, config, drawn }: Pick<Loading, "stored" | "config"> & { readonly drawn: readonly string[] },
 ): Promise<string[]> {
+  const [before, now] = [stored, config].map(({ id2label }) => Object.values(id2label).join(", "));
   if (drawn.length === 0) {
-    const [before, now] = [stored, config].map(({ id2label }) => Object.values(id2label).join(", "));
     return before === now ? [] : [`the head of ${model} goes on as it is: its labels were ${before}, now ${now}`];
   }
-  const notes = [`${model} has no classification head: ${drawn.join(", ")} drawn from seed ${seed}`];
   await using weights = await openWeights(folder);
+  if (weights.names.some((name) => name.startsWith(`${HEAD}.`))) {
+    const what = isRegression(config) ? "a score" : `${config.num_labels} labels`;
+    return [`the head of ${model}, for ${before}, is left aside: one for ${what} is drawn from seed ${seed}`];
+  }
+  const notes = [`${model} has no classification head: ${drawn.join(", ")} drawn from seed ${seed}`];
   const isOther = weights.names.some((name) => name.startsWith("lm_head."));
   return isOther ? [...notes, `lm_head of ${model} is for another task and left aside`] : notes;
 }
@@ -122,6 +129,10 @@ function classificationLoss(
   const labels = isRegression(config) ? Float32Array.from(rows.labels) : Int32Array.from(rows.labels);
   const targets = fromArray(view.backend, labels, [rows.batch]);
   return robertaLoss(view, config, inputsOf(view.backend, rows), { ...options, head: "classification", targets });
+}
+
+function* heldOutRows({ dev }: FinetuneData, batching: Batching): Generator<FinetuneRows, void> {
+  for (const { examples } of dev) yield* epochRows(examples, { ...batching, seed: undefined });
 }
 
 /** On every split to evaluate on: the first gives the loss and the plain names. */

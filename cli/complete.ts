@@ -5,6 +5,7 @@ import { prepareEntries } from "./complete_data.ts";
 import { checkCompletion, type Completion } from "./complete_check.ts";
 import { runCompletion } from "./complete_run.ts";
 import { openDevice } from "./device.ts";
+import { checkUses } from "./flag_uses.ts";
 import { deviceFlags } from "./flags.ts";
 import type { Output } from "./log.ts";
 
@@ -99,9 +100,13 @@ export const completeVerb = defineVerb({
   },
 });
 
+const COMPRESSED = ["--form compressed", "--form both"];
+const USES = { rank: COMPRESSED, gamma: COMPRESSED };
+
 /** Runs the verb. */
 export async function complete(argv: readonly string[], output: Output): Promise<void> {
-  const { options } = parseVerb(completeVerb, argv);
+  const { options, given } = parseVerb(completeVerb, argv);
+  checkUses(given, USES, (use) => use === `--form ${options.form}`, `with --form ${options.form}`);
   const triples = await readTriples(options.data, { fields: fieldsOf(options.columns) });
   const smaller = Math.min(triples.rows.length, triples.columns.length);
   const run: Completion = {

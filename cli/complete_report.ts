@@ -63,19 +63,23 @@ function figure(title: string, rows: readonly CompletionRow[], x: (row: Completi
   return `<section><h2>${title}</h2><figure>${svg}</figure></section>`;
 }
 
-/** The headline figures of each form. */
+/** The headline figures of each form: the error of the measure that is kept. */
 export function completionFacts(
   rows: readonly CompletionRow[],
   startSeconds: ReadonlyMap<Form, number>,
 ): [string, string][] {
   return [...startSeconds].flatMap(([form, start]): [string, string][] => {
-    const last = rows.filter((row) => row.form === form).at(-1);
+    const own = rows.filter((row) => row.form === form);
+    const last = own.at(-1);
     if (!last) return [];
+    const errors = own.map(({ heldOutError }) => heldOutError ?? Infinity);
+    const least = Math.min(...errors);
+    const { step } = own[errors.indexOf(least)];
+    const [what, error] = last.heldOutError === undefined
+      ? ["Error", last.error]
+      : [`Held-out error at step ${formatNumber(step)}`, least];
     return [
-      [
-        `${last.heldOutError === undefined ? "Error" : "Held-out error"}, ${form}`,
-        formatNumber(last.heldOutError ?? last.error),
-      ],
+      [`${what}, ${form}`, formatNumber(error)],
       [`Steps, ${form}`, formatDuration(1000 * last.seconds)],
       [`Start, ${form}`, formatDuration(1000 * start)],
     ];

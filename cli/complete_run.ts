@@ -1,9 +1,10 @@
 /**
  * A completion from its start to its report. Its folder holds `completed.csv`, the predictions; `factors.safetensors` with
  * `labels.json`, to make others from; `metrics.jsonl`, `config.json` and `report.html`. It is a matter of minutes and is not
- * gone on with later; Ctrl-C ends the descent early and keeps what it has come to.
+ * gone on with later; Ctrl-C ends the descent early. Of what it came to, the measure with the least error on held-out
+ * entries is kept, so that noise which is learned later on is not handed out; without held-out entries the last.
  */
-import { formatBytes, type Params } from "../core/mod.ts";
+import { formatBytes, type HostArray, type Params } from "../core/mod.ts";
 import { type Completion, completionBytes } from "./complete_check.ts";
 import { type Entries, errorOf } from "./complete_data.ts";
 import { writeCompleted, writeFactors } from "./complete_files.ts";
@@ -38,7 +39,7 @@ export async function runCompletion(parts: CompletionParts, output: Output): Pro
   using metrics = await Deno.open(folder.metrics, { append: true, create: true });
   const rows: CompletionRow[] = [];
   const startSeconds = new Map<Form, number>();
-  let best: { form: Form; error: number; matrix: ArrayLike<number> } | undefined;
+  let best: (Reached & { readonly form: Form }) | undefined;
   using kept = new DisposableStack();
   const factors = new Map<string, Params>();
   for (const form of run.forms) {
@@ -46,7 +47,7 @@ export async function runCompletion(parts: CompletionParts, output: Output): Pro
     const started = performance.now();
     const made = kept.use(startOf(form, parts));
     startSeconds.set(form, (performance.now() - started) / 1000);
-    const matrix = await descend(form, made, parts, {
+    const reached = await descend(form, made, parts, {
       output,
       isStopped: () => stop.stopRequested,
       onRow: (row) => {
@@ -55,17 +56,15 @@ export async function runCompletion(parts: CompletionParts, output: Output): Pro
       },
     });
     factors.set(form, made);
-    const { heldOutError, error } = rows[rows.length - 1];
-    const reached = heldOutError ?? error;
-    if (!best || reached < best.error) best = { form, error: reached, matrix };
+    if (!best || reached.error < best.error) best = { form, ...reached };
   }
   await writeFactors(folder.path, factors, entries);
   const written = await writeCompleted(folder.path, parts, best!.matrix);
   await writeFileDurably(folder.report, reportOf(folder, parts, rows, startSeconds));
   const what = entries.heldOut.length > 0 ? "held-out error" : "error";
   output.out(
-    `${what} ${formatNumber(best!.error)} with the ${best!.form} form; ${formatNumber(written)} predictions in ` +
-      `${folder.path}/completed.csv, plots in ${folder.path}/report.html`,
+    `${what} ${formatNumber(best!.error)} with the ${best!.form} form at step ${best!.step}; ` +
+      `${formatNumber(written)} predictions in ${folder.path}/completed.csv, plots in ${folder.path}/report.html`,
   );
 }
 
@@ -82,17 +81,27 @@ interface DescentWatch {
   readonly onRow: (row: CompletionRow) => void;
 }
 
-/** Runs a form to the end or to a signal; the matrix that it came to. */
+/** The measure of a form that is kept. */
+interface Reached {
+  readonly step: number;
+  /** Of what is held out; of what is trained on where nothing is. */
+  readonly error: number;
+  readonly matrix: ArrayLike<number>;
+}
+
+/** Runs a form to the end or to a signal, and leaves its factors at the measure that is kept. */
 async function descend(
   form: Form,
   factors: Params,
   { run, entries }: CompletionParts,
   { output, isStopped, onRow }: DescentWatch,
-): Promise<ArrayLike<number>> {
+): Promise<Reached> {
   using descent = new Descent(factors, entries.observed, { learningRate: run.lr, gamma: run.gamma });
   using progress = showProgress(output, { label: form, total: run.steps, plain: false });
   let seconds = 0;
   let matrix: ArrayLike<number> = await descent.matrix();
+  let kept: Reached | undefined;
+  let keptFactors: ReadonlyMap<string, HostArray> = new Map();
   for (let step = 0;;) {
     const row: CompletionRow = {
       ...{ form, step, loss: descent.lossOf(matrix), error: errorOf(entries, matrix, entries.train) },
@@ -107,7 +116,17 @@ async function descend(
     onRow(row);
     output.err(formatRow(row, run.steps));
     progress.update(step, { note: `error ${formatNumber(row.heldOutError ?? row.error)}` });
-    if (step === run.steps || isStopped()) return matrix;
+    const isEnd = step === run.steps || isStopped();
+    const { heldOutError, error } = row;
+    if (heldOutError === undefined ? isEnd : !kept || heldOutError < kept.error) {
+      kept = { step, error: heldOutError ?? error, matrix };
+      keptFactors = await valuesOf(factors);
+    }
+    if (isEnd) {
+      if (kept!.step < step) output.err(`${form} at step ${kept!.step} had the least held-out error and is kept`);
+      for (const [name, values] of keptFactors) factors.get(name).write(values);
+      return kept!;
+    }
     const started = performance.now();
     const next = Math.min(run.steps, step + run.logEvery);
     for (; step < next && !isStopped(); step++) {
@@ -117,6 +136,13 @@ async function descend(
     matrix = await descent.matrix(); // waits for the device
     seconds += (performance.now() - started) / 1000;
   }
+}
+
+/** Copies of the factors on the host, by name. */
+async function valuesOf(factors: Params): Promise<Map<string, HostArray>> {
+  const values = new Map<string, HostArray>();
+  for (const [name, factor] of factors.entries()) values.set(name, await factor.read());
+  return values;
 }
 
 function formatRow({ form, step, error, heldOutError, seconds }: CompletionRow, steps: number): string {

@@ -13,7 +13,7 @@ import type { CompletionRow } from "./complete_report.ts";
 import { type Completion, completionBytes } from "./complete_check.ts";
 import { ratings } from "./examples/ratings.ts";
 import { FileSource } from "./files.ts";
-import { explainError, memoryOutput } from "./log.ts";
+import { explainError, formatNumber, memoryOutput } from "./log.ts";
 import { fingerprint, Workspace } from "./testing/workspace.ts";
 
 const RATINGS = new URL("examples/ratings.csv", import.meta.url);
@@ -58,7 +58,10 @@ Deno.test("complete() predicts what it has not seen in both forms, and leaves pr
     assert.ok(own[0].heldOutError! > 0.8 && own[5].heldOutError! < 0.25, JSON.stringify(own));
     assert.ok(own.every(({ seconds }, i) => i === 0 ? seconds === 0 : seconds > own[i - 1].seconds));
   }
-  assert.match(out, /^held-out error 0\.\d+ with the (full|compressed) form; 1,955 predictions in run\/completed\.csv/);
+  assert.match(
+    out,
+    /^held-out error 0\.\d+ with the (full|compressed) form at step 1?[02468]00; 1,955 predictions in run\/completed\.csv/,
+  );
   // predictions: all that was unknown, under the file's own names, and right where the truth is known
   const [known, predicted] = [await readTriples("ratings.csv"), await readTriples("run/completed.csv")];
   assert.deepEqual(predicted.fields, ["person", "film", "rating"]);
@@ -87,6 +90,35 @@ Deno.test("complete() gives the same predictions for the same seed, whatever oth
   assert.deepEqual(await errors("both"), await errors("one"));
 });
 
+Deno.test("complete() keeps what it had come to before it learned the noise, in both forms, and says which step", async () => {
+  await using _ = await Workspace.open();
+  const noisy = Array.from({ length: 24 * 18 }, (_, at): [number, number, number] => {
+    const [i, j] = [Math.floor(at / 18), at % 18];
+    return [i, j, Math.sin(i + 1) * Math.cos(2 * j) + 0.8 * Math.sin(7919 * at * at)];
+  });
+  const lines = noisy.filter((_, at) => (at * 0.6180339887) % 1 < 0.45).map((entry) => entry.join(",") + "\n");
+  await Deno.writeTextFile("data.csv", "row,column,value\n" + lines.join(""));
+  for (const [form, rank] of [["full", ""], ["compressed", " --rank 4"]]) {
+    const flags = `--data data.csv --hold-out 0.2 --lr 0.8 --log-every 20 --form ${form}${rank}`.split(" ");
+    const { out, err } = await run(...flags, ...CPU, "--steps", "160", "--out", form);
+    const rows = await rowsOf(form);
+    const least = Math.min(...rows.map(({ heldOutError }) => heldOutError!));
+    const { step } = rows.find(({ heldOutError }) => heldOutError === least)!;
+    assert.ok(
+      step > 0 && rows[8].heldOutError! > 1.1 * least,
+      `${step}: ${least}, at the end ${rows[8].heldOutError}`,
+    );
+    assert.ok(err.endsWith(`\n${form} at step ${step} had the least held-out error and is kept\n`), err);
+    assert.ok(out.startsWith(`held-out error ${formatNumber(least)} with the ${form} form at step ${step}; `), out);
+    const short = `${form}-short`;
+    await run(...flags, ...CPU, "--steps", String(step), "--out", short);
+    assert.ok((await Deno.readTextFile(`${form}/report.html`)).includes(`Held-out error at step ${step}, ${form}`));
+    for (const file of ["completed.csv", "factors.safetensors", "labels.json"]) {
+      assert.deepEqual(await Deno.readFile(`${form}/${file}`), await Deno.readFile(`${short}/${file}`), file);
+    }
+  }
+});
+
 Deno.test("complete() predicts the entries of a list, in its order, with labels that need quotes", async () => {
   await using _ = await Workspace.open();
   await Deno.writeTextFile("data.csv", 'who,"what, if",n\na,x,1\nb,x,2\na,"y, z",2\nb,"y, z",4\n"c ""d""",x,3\n');
@@ -95,7 +127,7 @@ Deno.test("complete() predicts the entries of a list, in its order, with labels 
     ..."--data data.csv --predict wanted.csv --rank 1 --hold-out 0 --steps 1500 --no-center --out run".split(" "),
     ...CPU,
   );
-  assert.match(out, /^error 0?\.?\d.* with the compressed form; 2 predictions/);
+  assert.match(out, /^error 0?\.?\d.* with the compressed form at step 1500; 2 predictions/);
   const [head, first, second] = (await Deno.readTextFile("run/completed.csv")).trim().split("\n");
   assert.equal(head, 'who,"what, if",n');
   assert.match(first, /^"c ""d""","y, z",/);
@@ -143,6 +175,18 @@ const BAD: readonly (readonly [when: string, file: string, argv: string, message
   ["a value is a word", "a,b,1\na,c,x\n", "", /line 2: value must be a finite number: got "x"$/],
   ["a value is not a number", "a,b,1\na,c,NaN\n", "", /line 2: value must be a finite number: got "NaN"$/],
   ["an entry has two values", "a,b,1\na,b,2\n", "", /line 2: it is a second value for "a", "b", after line 1$/],
+  [
+    "the full form is given a rank",
+    "a,b,1\n",
+    "--form full --rank 40",
+    /^Cannot use --rank with --form full: it is for --form compressed, --form both$/,
+  ],
+  [
+    "the full form is given a rate of its outer factors",
+    "a,b,1\n",
+    "--form full --gamma 5",
+    /^Cannot use --gamma with /,
+  ],
   [
     "the rank is too large",
     "a,b,1\nc,b,2\na,d,3\n",

@@ -3,15 +3,15 @@ import assert from "node:assert/strict";
 import { noWebgpu } from "../backends/webgpu/testing.ts";
 import { registerTest } from "../core/testing/register.ts";
 import { readMetrics } from "./metrics.ts";
-import { writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
+import { tinyRobertaConfig, writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
 import { fingerprint, type Outcome, Workspace } from "./testing/workspace.ts";
 
 const FLAGS = "--model base --task sst2 --data task --device cpu --threads 1 --blas off --method deep-lora".split(" ");
 
-/** A workspace with the tiny RoBERTa in `base` and the toy task in `task`. */
-async function openToy(): Promise<Workspace> {
+/** A workspace with the tiny RoBERTa in `base`, its weights drawn so large, and the toy task in `task`. */
+async function openToy(initializer_range = 0.15): Promise<Workspace> {
   const workspace = await Workspace.open();
-  await writeTinyRoberta("base", { head: "classification" });
+  await writeTinyRoberta("base", { head: "classification", config: tinyRobertaConfig({ initializer_range }) });
   await writeToyTask("task");
   return workspace;
 }
@@ -22,16 +22,25 @@ async function run(workspace: Workspace, argv: readonly string[]): Promise<Outco
   return outcome;
 }
 
-const FORMS: Readonly<Record<string, string>> = {
-  whole: "--rank 8 --lr 0.02 --deep-init 0.1",
-  compressed: "--rank 4 --lr 0.02 --deep-init 0.1 --deep-compress --deep-gamma 1",
-};
+/** A spread of weights that leaves gradients small, as those of a large model are. */
+const SMALL = 0.02;
 
-for (const [form, flags] of Object.entries(FORMS)) {
+/** Each form's flags, and what it learns the task with. */
+const FORMS: Readonly<Record<string, { readonly flags: string; readonly learning: string; readonly range?: number }>> =
+  {
+    // with its own rank, rate, eps and first size
+    whole: { flags: "--targets all-linear", learning: "--schedule constant --epochs 20 --eval-every 0", range: SMALL },
+    compressed: {
+      flags: "--rank 4 --lr 0.02 --deep-init 0.1 --deep-compress --deep-gamma 1",
+      learning: "--epochs 13",
+    },
+  };
+
+for (const [form, { flags, learning, range }] of Object.entries(FORMS)) {
   Deno.test(`finetune() learns the toy task with Deep LoRA and leaves LoRA that scores the same, ${form}`, async () => {
-    await using workspace = await openToy();
+    await using workspace = await openToy(range);
     const before = await fingerprint("base");
-    const { out } = await run(workspace, ["finetune", ...FLAGS, ...`${flags} --epochs 13 --out run`.split(" ")]);
+    const { out } = await run(workspace, ["finetune", ...FLAGS, ...`${flags} ${learning} --out run`.split(" ")]);
     const [, said] = /^accuracy (\d\.\d+) at step/.exec(out)!;
     assert.ok(Number(said) > 0.9, out);
     assert.deepEqual(await fingerprint("base"), before);
@@ -62,6 +71,20 @@ for (const [form, flags] of Object.entries(FORMS)) {
     assert.deepEqual(await rows("cut"), await rows("whole"));
   });
 }
+
+Deno.test("finetune() with Deep LoRA moves its factors where gradients are small, and says so where --eps keeps them", async () => {
+  await using workspace = await openToy(SMALL);
+  const said = async (flags: string) =>
+    (await run(workspace, ["finetune", ...FLAGS, ..."--epochs 0.5 --log-every 99".split(" "), ...flags.split(" ")]))
+      .err;
+  for (const form of ["", "--deep-compress --rank 4 "]) {
+    assert.doesNotMatch(await said(`${form}--out moved${form.length}`), /have not moved/);
+    assert.match(
+      await said(`${form}--eps 1e-6 --out kept${form.length}`),
+      /\nnote: the factors have not moved from --deep-init 0\.001: give a larger one, a higher --lr or more steps\n/,
+    );
+  }
+});
 
 registerTest("webgpu: finetune() with Deep LoRA has the CPU's losses, compressed", async () => {
   await using workspace = await openToy();

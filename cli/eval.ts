@@ -10,7 +10,9 @@ import { evaluateOnChat } from "./eval_chat.ts";
 import { evaluateOnImages } from "./eval_images.ts";
 import { evaluateMasked } from "./eval_masked.ts";
 import { evaluateOnTask } from "./eval_task.ts";
+import { OWN_TASK } from "./finetune_data.ts";
 import { ownTaskFlags, SFT } from "./finetune_options.ts";
+import { checkUses } from "./flag_uses.ts";
 import { dataFlags, deviceFlags } from "./flags.ts";
 import { formatNumber, type Output } from "./log.ts";
 import { checkVocabulary, isMaskedModel } from "./model_source.ts";
@@ -64,17 +66,35 @@ export const evalVerb = defineVerb({
   },
 });
 
+const TEXT = "text";
+const OWN = `--task ${OWN_TASK}`;
+const GLUE = "tasks of GLUE";
+const CHAT = `--task ${SFT}`;
+const PICTURES = `--task ${IMAGES}`;
+
+/** What flags are for, where it is not every evaluation. */
+const USES: Readonly<Partial<Record<keyof typeof evalVerb.flags, readonly string[]>>> = {
+  ...{ tokenizer: [TEXT, CHAT], holdOut: [TEXT], seq: [TEXT], split: [TEXT, PICTURES], batches: [TEXT, PICTURES] },
+  ...{ sentence: [OWN], sentence2: [OWN], label: [OWN], labels: [OWN], maxLength: [OWN, GLUE] },
+  ...{ crop: [PICTURES], adapterColumn: [OWN, GLUE, CHAT] },
+};
+
+function kindOf(task: string | undefined): string {
+  if (task === undefined) return TEXT;
+  return [OWN_TASK, SFT, IMAGES].includes(task) ? `--task ${task}` : GLUE;
+}
+
 /** Runs the verb. */
 export async function evaluateVerb(argv: readonly string[], output: Output): Promise<void> {
   if (isShift(argv)) return await evaluateShift(argv, output);
-  const { options } = parseVerb(evalVerb, argv);
+  const { options, given } = parseVerb(evalVerb, argv);
   const { task } = options;
+  const kind = kindOf(task);
+  checkUses(given, USES, (use) => use === kind, task === undefined ? "without --task" : `with --task ${task}`);
   if (task === IMAGES) return await evaluateOnImages(options, output);
-  if (options.crop !== undefined) throw new RangeError(`Cannot use --crop without --task ${IMAGES}`);
   if (task === SFT) return await evaluateOnChat(options, output);
   if (task !== undefined) return await evaluateOnTask({ ...options, task }, output);
   const adapter = onlyAdapter(parseAdapters(options.adapter), "text names none: give --task");
-  if (options.adapterColumn !== undefined) throw new RangeError("Cannot use --adapter-column without --task");
   const folder = await findModel(options.model);
   if (await isMaskedModel(folder)) {
     if (adapter !== undefined) throw new RangeError("Cannot evaluate an adapter of a RoBERTa on text: give --task");

@@ -13,13 +13,22 @@ import {
   type VitConfig,
   withVitLabels,
 } from "../models/mod.ts";
-import { onlyAdapter, openAdapted, parseAdapters } from "./adapted.ts";
+import type { ImageStoreInfo } from "../data/mod.ts";
+import { onlyAdapter, openAdapters, parseAdapters } from "./adapted.ts";
 import { type DeviceRequest, openDevice } from "./device.ts";
+import { adapterHeads, unlabelledNote } from "./eval_labels.ts";
 import { FileFolder } from "./files.ts";
 import { formatTable, type Output } from "./log.ts";
 import { findModel } from "./resume.ts";
 import { tokensOf } from "./vision.ts";
-import { imagesInOrder, openImages, readNormalization, requireSplit } from "./vision_data.ts";
+import {
+  imagesInOrder,
+  openImages,
+  PREPROCESSOR_FILE,
+  readCrop,
+  readNormalization,
+  requireSplit,
+} from "./vision_data.ts";
 import { type ImageMeasures, judgeImages, measureImages } from "./vision_evaluation.ts";
 import { checkChannels, isHeadFor, shorten, sizeNotes, sizeOf } from "./vision_model.ts";
 import { IMAGES } from "./vision_options.ts";
@@ -30,37 +39,66 @@ export interface ImageEvaluation extends DeviceRequest {
   readonly data: readonly string[];
   readonly split: string;
   readonly adapter: readonly string[];
-  readonly adapterColumn?: string;
   readonly batch: number;
+  /** Most batches; 0: all. */
+  readonly batches: number;
   readonly crop?: number;
   readonly json: boolean;
 }
 
 /** Evaluates a model on a split and prints its measures. */
 export async function evaluateOnImages(options: ImageEvaluation, output: Output): Promise<void> {
-  if (options.adapterColumn !== undefined) throw new RangeError("Cannot use --adapter-column on images");
   const adapter = onlyAdapter(parseAdapters(options.adapter), "images name none: give one");
   const path = await findModel(options.model);
   const folder = new FileFolder(path);
   const stored = await loadVitConfig(folder);
-  const store = await openImages(options.data, "evaluate on");
+  const opened = await openImages(options.data, "evaluate on");
+  const { store } = opened;
   const { info } = store;
   checkChannels(path, stored, info);
   const split = requireSplit(store, options.split as "train" | "validation").name;
-  const size = options.crop ?? sizeOf(info);
+  const crop = options.crop ?? await cropOf(folder, adapter, info, output);
+  const size = crop ?? sizeOf(info);
   const sized = makeVitConfig(stored, { image_size: size });
   for (const note of sizeNotes(path, stored, size)) output.err(`note: ${note}`);
   const normalization = await readNormalization(folder);
   using backend = await openDevice(options, output);
-  using model = await openModel(backend, folder, { stored, sized, adapter, classes: info.classes });
+  using model = await openModel(backend, folder, { stored, sized, adapter, classes: info.classes, output });
   checkClasses(adapter ?? path, model.config, store.name, info.classes);
-  const { batch, crop } = options;
-  const images = imagesInOrder(store, split, { ...normalization, batch, crop, tokens: tokensOf(sized) });
-  const measures = measureImages(await judgeImages({ backend, ...model }, images), info.classes);
+  const { batch, batches } = options;
+  const images = imagesInOrder(opened, split, { ...normalization, batch, crop, tokens: tokensOf(sized) });
+  const measures = measureImages(await judgeImages({ backend, ...model }, atMost(images, batches)), info.classes);
   if (options.json) {
     return output.out(JSON.stringify({ model: path, adapter, task: IMAGES, data: store.name, split, ...measures }));
   }
   for (const line of linesOf(measures, split)) output.out(line);
+}
+
+/** What is cut out of each image where no flag says it: as in training, of which the adapter knows more than its model. */
+async function cropOf(
+  model: FileFolder,
+  adapter: string | undefined,
+  info: ImageStoreInfo,
+  output: Output,
+): Promise<number | undefined> {
+  const task = adapter === undefined ? model : new FileFolder(adapter);
+  const folder = await task.has(PREPROCESSOR_FILE) ? task : model;
+  const crop = await readCrop(folder, info);
+  if (crop !== undefined) {
+    output.err(
+      `note: images are cut to ${crop} x ${crop} at their centre, as ${folder.name}/${PREPROCESSOR_FILE} says`,
+    );
+  }
+  return crop;
+}
+
+/** The first so many; 0: all. */
+async function* atMost<Batch>(batches: AsyncIterable<Batch>, most: number): AsyncGenerator<Batch, void> {
+  let taken = 0;
+  for await (const batch of batches) {
+    yield batch;
+    if (++taken === most) return;
+  }
 }
 
 /** A model ready to be asked. */
@@ -76,12 +114,13 @@ interface Opening {
   readonly sized: VitConfig;
   readonly adapter: string | undefined;
   readonly classes: readonly string[];
+  readonly output: Pick<Output, "err">;
 }
 
 async function openModel(
   backend: Backend,
   folder: FileFolder,
-  { stored, sized, adapter, classes }: Opening,
+  { stored, sized, adapter, classes, output }: Opening,
 ): Promise<OpenedModel> {
   const imageSize = sized.image_size;
   const parts = new DisposableStack();
@@ -98,11 +137,18 @@ async function openModel(
       return { view: base, config, prompts: { params, config: prompts }, [Symbol.dispose]: dispose };
     }
     // its own head takes the place of one that is drawn
-    const config = isHeadFor(stored, classes) ? stored : withVitLabels(stored, classes);
+    const [{ labels }] = await adapterHeads([{ folder: adapter }]);
+    if (labels === undefined) output.err(unlabelledNote(adapter, classes));
+    const names = labels === undefined ? classes : [labels].flat();
+    const config = isHeadFor(stored, names) ? stored : withVitLabels(stored, names);
     const head = config === stored ? "stored" : "new";
-    const { params } = await loadVit(backend, folder, { config, imageSize, head, headSeed: 0 });
-    const { view } = parts.use(await openAdapted(params, adapter, "vit"));
-    return { view, config: withVitLabels(sized, Object.values(config.id2label)), [Symbol.dispose]: dispose };
+    const { params, drawn } = await loadVit(backend, folder, { config, imageSize, head, headSeed: 0 });
+    const adapted = parts.use(await openAdapters(params, [{ folder: adapter }], { modelType: "vit", drawn }));
+    return {
+      view: adapted.view([0]),
+      config: withVitLabels(sized, Object.values(config.id2label)),
+      [Symbol.dispose]: dispose,
+    };
   } catch (error) {
     dispose();
     throw error;

@@ -1,13 +1,15 @@
 /** `eval --task`: a task's measures of a fine-tuned RoBERTa, or of one with adapters on it. */
 import { type EncodedExample, encodeExamples, lengthBatches, loadTokenizer, readExamples } from "../data/mod.ts";
-import { type RobertaConfig, withLabels } from "../models/mod.ts";
+import { isRegression, type RobertaConfig, withLabels } from "../models/mod.ts";
 import { type AdapterSet, NO_ADAPTER, openAdapters } from "./adapted.ts";
+import { labelsOf } from "./adapter_labels.ts";
 import { type Device, type DeviceRequest, openDevice } from "./device.ts";
 import { type AdapterChoice, type AdapterFlags, byAdapter, calledInText, chooseAdapters } from "./eval_adapters.ts";
-import { FileFolder } from "./files.ts";
+import { adapterHeads, labelsOfTask, numbersOf } from "./eval_labels.ts";
+import { baseName, exists, FileFolder, folderOf, join, readJsonFile } from "./files.ts";
 import { type DataParts, openEvaluationData, resolveTask, type TaskOptions } from "./finetune_data.ts";
 import { type Judged, judgeRows, summarize } from "./finetune_evaluation.ts";
-import { USUAL_LENGTH } from "./finetune_options.ts";
+import { type Finetune, USUAL_LENGTH } from "./finetune_options.ts";
 import type { Evaluation } from "./finetune_subject.ts";
 import type { Output } from "./log.ts";
 import { findModel } from "./resume.ts";
@@ -32,23 +34,30 @@ export async function evaluateOnTask(options: TaskEvaluation, output: Output): P
   const path = await findModel(options.model);
   const folder = new FileFolder(path);
   const stored = await loadRobertaConfig(folder);
-  const names = Object.values(stored.id2label);
-  const isAdapted = choice.adapters.length > 0;
-  // an own task has the classes of the model, whatever occurs in the file
-  const given = options.labels?.length ? options.labels : undefined;
-  const labels = given ?? (stored.num_labels === 1 ? ["score"] : isAdapted ? undefined : names);
+  const onNote = (line: string) => output.err(line);
+  const heads = await adapterHeads(choice.adapters);
+  const own = labelsOf(stored);
+  // an own task has the classes of what answers, whatever occurs in the file
+  const usual = own === "score" || heads.length === 0 ? [own].flat() : undefined;
+  const labels = labelsOfTask(heads, options.labels?.length ? options.labels : undefined) ?? usual;
   const task = await resolveTask({ ...options, labels });
   const tokenizer = await loadTokenizer(path);
   const positions = stored.max_position_embeddings - stored.pad_token_id - 1;
-  const maxLength = options.maxLength ?? Math.min(USUAL_LENGTH, positions);
+  const usualLength = await lengthOfRuns(heads.map(({ where }) => where)) ?? await lengthOfRuns([path]) ?? USUAL_LENGTH;
+  const maxLength = options.maxLength ?? Math.min(usualLength, positions);
   const splits = await openSplits(options.data, { task, tokenizer, maxLength, positions }, choice);
-  const needsHead = splits.some(({ examples }) => examples.some(({ adapter }) => adapter === NO_ADAPTER));
-  const config = needsHead ? checkedLabels(stored, task, path) : withLabels(stored, task.labels);
-  using backend = await openDevice(options, output);
-  const onNote = (line: string) => output.err(line);
-  using model = await openModel(backend, folder, { config, choice, needsHead, onNote });
   for (const { split, examples } of splits) {
-    const judged = await judge(backend, model, config, { examples, batch: options.batch });
+    const cut = examples.filter(({ truncated }) => truncated).length;
+    if (cut > 0) onNote(`note: ${cut.toLocaleString("en-US")} examples of ${split} are cut to ${maxLength} tokens`);
+  }
+  const needsHead = splits.some(({ examples }) => examples.some(({ adapter }) => adapter === NO_ADAPTER));
+  const config = withLabels(stored, task.labels);
+  const numbers = new Map(heads.map((head, place) => [place, numbersOf(head, task, onNote)]));
+  if (needsHead) numbers.set(NO_ADAPTER, numbersOf({ where: path, of: "model", labels: own }, task, onNote));
+  using backend = await openDevice(options, output);
+  using model = await openModel(backend, folder, { stored, config, choice, needsHead, onNote });
+  for (const { split, examples } of splits) {
+    const judged = await judge(backend, model, config, { examples, batch: options.batch, numbers });
     const measure = (some: readonly Judged[]) => ({ ...summarize(task, some), examples: some.length });
     const all = measure(judged);
     const shares = byAdapter(choice, judged, measure);
@@ -97,37 +106,60 @@ async function openSplits(
   return splits;
 }
 
+interface Judging {
+  readonly examples: readonly AdaptedExample[];
+  readonly batch: number;
+  /** By an adapter's place: the number that its head has for each class of the task. */
+  readonly numbers: ReadonlyMap<number, readonly number[]>;
+}
+
 /** What the model says of each example, in batches of about one length and any mixture of adapters. */
 async function judge(
   backend: Device,
   model: AdapterSet,
   config: RobertaConfig,
-  { examples, batch }: { readonly examples: readonly AdaptedExample[]; readonly batch: number },
+  { examples: given, batch, numbers }: Judging,
 ): Promise<(Judged & { readonly adapter: number })[]> {
   const judged = [];
+  const examples = isRegression(config)
+    ? given
+    : given.map((one) => ({ ...one, label: numbers.get(one.adapter)![one.label] }));
   for (const rows of lengthBatches(examples, { batch, padId: config.pad_token_id })) {
     const places = Array.from(rows.indices, (i) => examples[i].adapter);
     const classifier = { backend, view: model.view(places), config };
     const said = await judgeRows(classifier, { ...rows, batch: rows.size, seq: rows.length });
     judged.push(...said.map((one, i) => ({ ...one, adapter: places[i] })));
   }
-  return judged;
+  if (isRegression(config)) return judged;
+  return judged.map((one) => {
+    const classOf = (number: number) => numbers.get(one.adapter)!.indexOf(number);
+    return { ...one, label: classOf(one.label), prediction: classOf(one.prediction) };
+  });
 }
 
-/** @throws RangeError for a model of other classes */
-function checkedLabels(
-  config: RobertaConfig,
-  task: { name: string; labels: readonly string[] | "score" },
-  path: string,
-) {
-  const expected = task.labels === "score" ? 1 : task.labels.length;
-  if (config.num_labels === expected) return config;
-  throw new RangeError(
-    `Cannot evaluate ${path} on ${task.name}: the task has ${expected} labels, the model ${config.num_labels}`,
-  );
+/** The most tokens that the runs which these folders are of cut their examples to; undefined where none of them is a run's. */
+async function lengthOfRuns(folders: readonly string[]): Promise<number | undefined> {
+  const lengths: number[] = [];
+  for (const folder of folders) {
+    const config = join(runOf(folder), "config.json");
+    if (!await exists(config)) continue;
+    // what lies above a folder that is no run's is nobody's business
+    const json = await readJsonFile(config).catch(() => undefined);
+    const maxLength = (json as { readonly run?: Partial<Finetune> } | null | undefined)?.run?.maxLength;
+    if (typeof maxLength === "number") lengths.push(maxLength);
+  }
+  return lengths.length === 0 ? undefined : Math.max(...lengths);
+}
+
+/** The folder of the run that a model or an adapter lies in, if it lies in one. */
+function runOf(folder: string): string {
+  const above = folderOf(folder);
+  return baseName(above) === "checkpoints" ? folderOf(above) : above;
 }
 
 interface Opening {
+  /** The folder's own configuration. */
+  readonly stored: RobertaConfig;
   readonly config: RobertaConfig;
   readonly choice: AdapterChoice;
   /** Whether an example is for the model alone. */
@@ -138,10 +170,12 @@ interface Opening {
 async function openModel(
   backend: Device,
   folder: FileFolder,
-  { config, choice, needsHead, onNote }: Opening,
+  { stored, config, choice, needsHead, onNote }: Opening,
 ): Promise<AdapterSet> {
   // adapters bring their own heads, so that the model need not have one
   const headSeed = needsHead ? undefined : 0;
-  const { params, drawn } = await loadRoberta(backend, folder, { head: "classification", config, headSeed });
+  const replaceHead = !needsHead && stored.num_labels !== config.num_labels;
+  const loading = { head: "classification", config, headSeed, replaceHead } as const;
+  const { params, drawn } = await loadRoberta(backend, folder, loading);
   return await openAdapters(params, choice.adapters, { modelType: "roberta", drawn, onNote });
 }

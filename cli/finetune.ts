@@ -1,6 +1,6 @@
 /** `finetune`: from a pre-trained model and data to a classifier, or a LLaMA that answers, in a run folder. */
 import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
-import { completeFinetune, type Finetune, finetuneFlags } from "./finetune_options.ts";
+import { checkFinetuneFlags, completeFinetune, type Finetune, finetuneFlags } from "./finetune_options.ts";
 import { readFinetune, restoreFinetune } from "./finetune_resume.ts";
 import { runFinetune } from "./finetune_run.ts";
 import { prepareFinetune, printFinetune } from "./finetune_setup.ts";
@@ -35,6 +35,7 @@ export async function finetune(argv: readonly string[], output: Output): Promise
   const saved = folder ? await readFinetune(folder) : {};
   const recipe = config === undefined ? {} : await loadRecipe(config, finetuneFlags, { ...saved, ...flags });
   const run = completeFinetune({ ...saved, ...recipe as Partial<Finetune>, ...flags });
+  checkFinetuneFlags(run, flags as Partial<Finetune>);
   if (!folder && run.out !== undefined) await checkUnused(run.out);
   using setup = await prepareFinetune(run, output);
   printFinetune(setup, output);

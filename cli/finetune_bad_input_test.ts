@@ -112,19 +112,35 @@ testBadInputs([
     message: /^Cannot fit the adapter to the model: every named module must be there: got "q_proj", the model has /,
   },
   {
+    when: "an expression for LoRA targets cannot be read",
+    make: makeToy,
+    argv: finetune("--method", "lora", "--targets", "/(query/"),
+    message: /^Cannot use --targets \/\(query\/: it must be an expression: Invalid regular expression: .*$/,
+  },
+  {
+    when: "an expression for LoRA targets stands beside a name",
+    make: makeToy,
+    argv: finetune("--method", "lora", "--targets", "/.*query/", "--targets", "key"),
+    message: /^Cannot use --targets \/\.\*query\/: an expression must be alone: got 2 targets$/,
+  },
+  {
+    when: "an expression for LoRA targets matches no whole name",
+    make: makeToy,
+    argv: finetune("--method", "lora", "--targets", "/query/"),
+    message: /^Cannot fit the adapter to the model: targets must match a module: got "\/query\/u", the model has /,
+  },
+  {
     when: "GaLore is asked of an optimizer that does not project",
     make: makeToy,
     argv: finetune("--method", "galore", "--optimizer", "adamw"),
     message: /^Cannot fine-tune with --method galore: its optimizer must be one that projects, .*: got adamw$/,
   },
   {
-    when: "the head that is there has another number of labels",
+    when: "the head that is there has another number of labels than its configuration",
     make: async () => {
       await makeToy();
-      await writeTinyRoberta("base", {
-        head: "classification",
-        config: tinyRobertaConfig({ num_labels: 3, id2label: undefined }),
-      });
+      await writeTinyRoberta("base", { head: "classification", config: tinyRobertaConfig({ num_labels: 3 }) });
+      await editJson("base/config.json", (json) => json.id2label = { 0: "no", 1: "yes" });
     },
     argv: finetune(),
     message: /^Cannot load "classifier\.out_proj\.(weight|bias)": expected .*\[2.* got .*\[3/,
@@ -150,6 +166,28 @@ testBadInputs([
     argv: finetune("--config", new URL("recipes/glue.ts", import.meta.url).href, "--rank", "5"),
     message: /^Cannot use the paper's GLUE recipe: it has rank 4 and 8 for .*: got rank 5 for "sst2"$/,
   },
+  ...[
+    ["full --rank 77", "--rank", /galore, lowrank, lora, dora, relora, flora, deep-lora, an optimizer that projects/],
+    ["full --targets query", "--targets", /lora, dora, relora, flora, deep-lora/],
+    ["full --lora-dropout .5", "--lora-dropout", /lora, dora, relora, flora, deep-lora/],
+    ["full --modules-to-save x", "--modules-to-save", /lora, dora, relora, flora, deep-lora/],
+    ["flora --alpha 3", "--alpha", /lora, dora, relora/],
+    ["lora --prompts 4", "--prompts", /vpt-shallow, vpt-deep/],
+    ["lora --relora-every 3", "--relora-every", /relora/],
+    ["linear --rank 4", "--rank", /galore, .*/],
+    ["lora --deep-compress", "--deep-compress", /deep-lora/],
+  ].map(([flags, flag, uses]) => ({
+    when: `fine-tuning is told ${flags}`,
+    argv: finetune("--method", ...`${flags}`.split(" ")),
+    message: new RegExp(
+      `^Cannot use ${flag} with --method ${`${flags}`.split(" ")[0]}: it is for ${(uses as RegExp).source}$`,
+    ),
+  })),
+  ...["--sentence foo", "--label bar", "--labels x"].map((flags) => ({
+    when: `a task of GLUE is told ${flags}`,
+    argv: finetune(...flags.split(" ")),
+    message: new RegExp(`^Cannot use ${flags.split(" ")[0]} with --task sst2: it is for --task own$`),
+  })),
   {
     when: "the run to go on with trains from scratch",
     make: async () => {

@@ -13,6 +13,7 @@ import type { FileFolder } from "./files.ts";
 import type { FinetuneMethod } from "./finetune_method.ts";
 import type { Finetune } from "./finetune_options.ts";
 import type { Subject } from "./finetune_subject.ts";
+import { PREPROCESSOR_FILE } from "./vision_data.ts";
 
 /** The folder of the best model, in a run's folder. */
 export const BEST = "best";
@@ -21,7 +22,7 @@ export const BEST_ADAPTER = "best-adapter";
 
 /** How far a run has come, evaluations included. */
 export interface FinetuneProgress {
-  /** The best evaluation so far. */
+  /** The best evaluation so far, of those whose model is written. */
   readonly best?: { readonly step: number; readonly scores: Readonly<Record<string, number>> };
   /** Evaluations since then. */
   readonly waited: number;
@@ -29,6 +30,8 @@ export interface FinetuneProgress {
   readonly evaluatedAt: number;
   /** What it measured. */
   readonly scores?: Readonly<Record<string, number>>;
+  /** Whether it was better than `best`, and the disk was full. */
+  readonly isUnwritten?: boolean;
 }
 
 /** What a fine-tuning run remembers beside what it trains. */
@@ -68,7 +71,14 @@ export async function saveBest(folder: string, parts: SavedParts): Promise<void>
       await saveModel(writer, merged.weights, subject.config, subject.files);
     });
   }
-  if (method.saveAdapter) await writeFolderDurably(folder, BEST_ADAPTER, (writer) => method.saveAdapter!(writer));
+  if (!method.saveAdapter) return;
+  await writeFolderDurably(folder, BEST_ADAPTER, async (writer) => {
+    await method.saveAdapter!(writer);
+    const preprocessor = subject.files.get(PREPROCESSOR_FILE); // how images are cut: the base model does not know
+    if (!preprocessor) return;
+    await using sink = await writer.create(PREPROCESSOR_FILE);
+    await sink.write(preprocessor);
+  });
 }
 
 /** Puts a checkpoint's weights and optimizer state into those of a run. */

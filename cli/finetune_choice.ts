@@ -16,10 +16,13 @@ export interface FinetuneChoiceContext {
 /** The optimizer of a run. @throws as `chooseOptimizer` */
 export function chooseFinetuneOptimizer(
   run: Finetune,
-  { trained, projected, rates, schedule }: Pick<FinetuneMethod, "trained" | "projected" | "rates" | "schedule">,
+  { trained, projected, rates, eps, schedule }: Pick<
+    FinetuneMethod,
+    "trained" | "projected" | "rates" | "eps" | "schedule"
+  >,
   { steps, hiddenSize, basis }: FinetuneChoiceContext,
 ): OptimizerChoice {
-  return chooseOptimizer(run, {
+  return chooseOptimizer({ ...run, eps: run.eps ?? eps }, {
     ...{ steps, gradAccum: run.gradAccum, seed: run.seed, dtype: "f32" },
     shapes: new Map([...trained.entries()].map(([name, { shape }]) => [name, shape])),
     ...{ projected, rates, ownSchedule: schedule, hiddenSize, basis },

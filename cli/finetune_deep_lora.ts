@@ -3,7 +3,7 @@
  * gradient. For use it is written as the LoRA adapter that its product is, in PEFT's files; for going on, which needs the
  * factors themselves, as `deep_lora.safetensors` in a checkpoint.
  */
-import { add, backward, own, scope, type Tensor } from "../core/mod.ts";
+import { add, backward, own, type Params, scope, type Tensor } from "../core/mod.ts";
 import {
   collapsedConfig,
   collapseDeepLora,
@@ -16,6 +16,7 @@ import {
   savePeft,
   withDeepLora,
 } from "../models/mod.ts";
+import { saveAdapterLabels } from "./adapter_labels.ts";
 import { loraConfigOf } from "./finetune_lora.ts";
 import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import { EpochBatches } from "./finetune_subject.ts";
@@ -23,6 +24,15 @@ import { restoreTrained, saveTrained } from "./trained_file.ts";
 
 /** The factors of a checkpoint. */
 const FACTORS_FILE = "deep_lora.safetensors";
+
+/**
+ * Adam's eps for factors that are all of size 1. A factor's gradient is the weight's times both others, epsilon squared at
+ * first: against the usual eps it would be nothing, and the factors would stay where they began.
+ */
+const UNIT_EPS = 1e-8;
+
+/** Growth of its norm from which a factor is said to have moved. */
+const MOVED = 0.01;
 
 /** Batches that the gradient of the compressed form is the mean of, where an epoch has as many. */
 const GRADIENT_BATCHES = 8;
@@ -44,10 +54,19 @@ export async function deepLoraMethod(context: MethodContext): Promise<FinetuneMe
   const gradients = run.deepCompress ? await firstGradients(context, config) : undefined;
   const trained = initDeepLora(base, config, { seed: run.seed, gradients });
   base.freeze(base.names());
+  const startNorms = await innerNorms(trained);
   const peft = { lora: collapsedConfig(config), taskType: subject.peftTask, baseModel: modelFolder };
   return {
     ...{ trained, projected: DEEP_LORA_TENSORS, hasAdapter: true },
+    eps: UNIT_EPS * run.deepInit ** 2,
     ...run.deepCompress ? { rates: [[DEEP_LORA_OUTER, run.deepGamma]] } : {},
+    endNotes: async () => {
+      const norms = await innerNorms(trained);
+      if (norms.some((norm, i) => Math.abs(norm / startNorms[i] - 1) > MOVED)) return [];
+      return [
+        `the factors have not moved from --deep-init ${run.deepInit}: give a larger one, a higher --lr or more steps`,
+      ];
+    },
     view: (dropoutKey) => withDeepLora(base, [{ params: trained, config }], { dropoutKey }),
     merged: () => {
       const collapsed = collapseDeepLora(trained);
@@ -58,9 +77,21 @@ export async function deepLoraMethod(context: MethodContext): Promise<FinetuneMe
     saveAdapter: async (writer) => {
       using collapsed = collapseDeepLora(trained);
       await savePeft(writer, collapsed, peft, base.entries());
+      await saveAdapterLabels(writer, subject.config);
     },
     [Symbol.dispose]: () => trained.dispose(),
   };
+}
+
+/** Norms of the factors that begin at epsilon. */
+async function innerNorms(trained: Params): Promise<number[]> {
+  const names = trained.names().filter((name) => DEEP_LORA_TENSORS.test(name) && !DEEP_LORA_OUTER.test(name));
+  const norms: number[] = [];
+  for (const name of names) {
+    const values = await trained.get(name).read() as Float32Array;
+    norms.push(Math.sqrt(values.reduce((sum, value) => sum + value * value, 0)));
+  }
+  return norms;
 }
 
 /** The gradients of the targets' weights, added up over the run's first batches, on the host. Nothing is dropped. */

@@ -5,12 +5,14 @@
 import {
   type FloraConfig,
   floraMergedWeights,
+  type FolderWriter,
   type HiraConfig,
   initFlora,
   loadHira,
   saveHira,
   withFlora,
 } from "../models/mod.ts";
+import { saveAdapterLabels } from "./adapter_labels.ts";
 import { loraConfigOf } from "./finetune_lora.ts";
 import { type FinetuneMethod, mergedModel, type MethodContext } from "./finetune_method.ts";
 import type { Finetune } from "./finetune_options.ts";
@@ -22,12 +24,15 @@ export function floraMethod({ base, run, subject, modelFolder }: MethodContext):
   const trained = initFlora(base, flora, { seed: run.seed });
   base.freeze(base.names());
   const hira: HiraConfig = { flora, taskType: subject.peftTask, baseModel: modelFolder };
+  const save = async (writer: FolderWriter) => {
+    await saveHira(writer, trained, hira, base.entries());
+    await saveAdapterLabels(writer, subject.config);
+  };
   return {
     ...{ trained, projected: /\.flora_[AB]$/, hasAdapter: true },
     view: (dropoutKey) => withFlora(base, [{ params: trained, config: flora }], undefined, { dropoutKey }),
     merged: () => mergedModel(floraMergedWeights(base, trained, flora)),
-    saveState: (writer) => saveHira(writer, trained, hira, base.entries()),
-    saveAdapter: (writer) => saveHira(writer, trained, hira, base.entries()),
+    ...{ saveState: save, saveAdapter: save },
     restoreState: async (folder) => {
       using saved = await loadHira(folder, base, { modelType: subject.modelType, form: flora.form });
       for (const [name, tensor] of trained.entries()) tensor.write(await saved.params.get(name).read());
@@ -36,8 +41,17 @@ export function floraMethod({ base, run, subject, modelFolder }: MethodContext):
   };
 }
 
-/** The settings of a run's factors: begun as no change beside ones, or as parts of ones. */
+/**
+ * The settings of a run's factors: begun as no change beside ones, or as parts of ones.
+ *
+ * @throws RangeError for ones that would decay to 0, and the model's weights with them
+ */
 function floraConfigOf(run: Finetune, subject: Pick<Subject, "modulesToSave">): FloraConfig {
+  if (run.floraInit === "ones" && run.weightDecay > 0) {
+    throw new RangeError(
+      "Cannot use --weight-decay with --flora-init ones: it would take the model's weights to 0; residual keeps them",
+    );
+  }
   const { r, dropout, targets, modulesToSave } = loraConfigOf(run, subject);
   return { r, dropout, targets, modulesToSave, form: run.floraInit === "ones" ? "product" : "residual" };
 }

@@ -27,8 +27,12 @@ export interface FinetuneMethod extends Disposable {
   readonly hasAdapter: boolean;
   /** Rates as multiples of the run's, by name: the first pattern that matches counts, none is 1. */
   readonly rates?: readonly (readonly [RegExp, number])[];
+  /** Adam's eps where the run names none. */
+  readonly eps?: number;
   /** What is said of it before the run. */
   readonly notes?: readonly string[];
+  /** What is said of it after the run. */
+  endNotes?(): Promise<readonly string[]>;
   /** In place of the run's schedule. */
   readonly schedule?: (options: ScheduleOptions) => Schedule;
   /** The weights as the model sees them; with the key of a step's dropout while training. */

@@ -3,6 +3,8 @@
  * in its own `finetune_NAME.ts`.
  */
 import type { Flags } from "./arguments.ts";
+import { isProjecting } from "./optimizer_family.ts";
+import type { Run } from "./options.ts";
 
 /**
  * What is trained: every weight, every weight with GaLore, factors in place of matrices, adapters beside them, learned tokens,
@@ -22,8 +24,8 @@ export const METHOD_RATES: Readonly<Record<FinetuneMethodName, number>> = {
   ...{ lora: 1 / 4, dora: 1 / 4, relora: 1 / 4 },
   // elements of a product of ones move the weights in proportion (Wen & Chaudhuri 2024: 8e-3 where LoRA has 1e-4)
   flora: 2,
-  // three factors grow together, and each by the other two (Yaras et al. 2024: 1e-4)
-  "deep-lora": 1 / 20,
+  // three factors grow together from almost nothing, which takes longer than a factor beside one that is drawn
+  "deep-lora": 1 / 2,
   // what begins from nothing beside a model that stays as it is
   ...{ "vpt-shallow": 5, "vpt-deep": 5, linear: 5 },
 };
@@ -40,10 +42,15 @@ export function hasPrompts(method: FinetuneMethodName): boolean {
   return method.startsWith("vpt-");
 }
 
-/** How large what a run trains is, in words: its prompts, or its rank. Empty where it has neither. */
-export function sizeInWords({ method, prompts, rank }: Pick<MethodOptions, "method" | "prompts" | "rank">): string {
+/** How large what a run trains is, in words: its prompts, or the rank of its method or optimizer. Empty without either. */
+export function sizeInWords(
+  { method, prompts, rank, optimizer }: Pick<MethodOptions, "method" | "prompts" | "rank"> & Pick<Run, "optimizer">,
+): string {
   if (hasPrompts(method)) return `, ${prompts} prompts`;
-  return method === "linear" ? "" : `, rank ${rank}`;
+  const isWhole = method === "full" || method === "galore" || method === "linear";
+  if (!isWhole) return `, rank ${rank}`;
+  if (!isProjecting(optimizer)) return "";
+  return `, rank ${optimizer === "apollo_mini" ? 1 : rank}`;
 }
 
 /** What ReLoRA does to moments at a restart. */
@@ -62,7 +69,7 @@ export interface MethodOptions {
   readonly rslora: boolean;
   /** Adapters: the part of their input that is dropped in training. */
   readonly loraDropout: number;
-  /** Adapters: the modules that get one, by name or end of a name, or `all-linear`. */
+  /** Adapters: the modules that get one, by name or end of a name, `all-linear`, or `/EXPRESSION/` for whole names. */
   readonly targets: readonly string[];
   /** Adapters: further modules that are trained whole, by name or end of a name. */
   readonly modulesToSave: readonly string[];
@@ -103,6 +110,22 @@ export const METHOD_DEFAULTS = {
 function hasAdapters(method: FinetuneMethodName): boolean {
   return !["full", "galore", "lowrank", "linear"].includes(method);
 }
+
+/** The word for optimizers that have a rank of their own, in `METHOD_USES`. */
+export const PROJECTING = "an optimizer that projects";
+
+const LORA: readonly FinetuneMethodName[] = ["lora", "dora", "relora"];
+const FACTORS: readonly FinetuneMethodName[] = [...LORA, "flora", "deep-lora"];
+const PROMPTS = FINETUNE_METHODS.filter(hasPrompts);
+
+/** Which methods have a use for a flag. `--no-merge` is for all: some have nothing to fold in anyway. */
+export const METHOD_USES: Readonly<Partial<Record<keyof MethodOptions, readonly string[]>>> = {
+  rank: ["galore", "lowrank", ...FACTORS, PROJECTING],
+  ...{ alpha: LORA, rslora: LORA, loraDropout: FACTORS, targets: FACTORS, modulesToSave: FACTORS },
+  ...{ reloraEvery: ["relora"], reloraWarmup: ["relora"], reloraReset: ["relora"], reloraPrune: ["relora"] },
+  ...{ floraInit: ["flora"], deepInit: ["deep-lora"], deepCompress: ["deep-lora"], deepGamma: ["deep-lora"] },
+  ...{ prompts: PROMPTS, promptDropout: PROMPTS, promptProject: PROMPTS },
+};
 
 /** The options of a run's method that decide its numbers, or null where it has none. */
 export function adapterOptions(run: MethodOptions): Readonly<Record<string, unknown>> | null {
@@ -172,7 +195,7 @@ export const adapterFlags = {
   targets: {
     type: "strings",
     value: "NAME",
-    help: "modules that get one, by name or its end, or all-linear",
+    help: "modules that get one, by name or its end; all-linear; or '/EXPRESSION/', which a whole name must match",
     defaultHelp: `${USUAL_TARGETS.sentences.join(" and ")}; sft: ${USUAL_TARGETS.sft.join(" and ")}`,
     group: ADAPTERS,
   },

@@ -4,17 +4,21 @@
  * A recipe is a module whose default export is a part of `Finetune`, or a function from what the flags say to one.
  */
 import type { Flags } from "./arguments.ts";
+import { checkUses } from "./flag_uses.ts";
 import { deviceFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import {
   adapterFlags,
   hasPrompts,
   METHOD_DEFAULTS,
   METHOD_RATES,
+  METHOD_USES,
   type MethodOptions,
+  PROJECTING,
   USUAL_TARGETS,
   wayFlags,
 } from "./finetune_method_options.ts";
 import { DEFAULT_RATES, isProjecting } from "./optimizer_family.ts";
+import { checkReloraSchedule } from "./relora.ts";
 import { kebab } from "./verbs.ts";
 import { DEFAULTS, type OptimizerOptions, type Run } from "./options.ts";
 import { IMAGE_DEFAULTS, imageFlags, type ImageOptions, IMAGES } from "./vision_options.ts";
@@ -60,7 +64,7 @@ export interface Finetune extends Omit<OptimizerOptions, "rank">, MethodOptions,
   readonly dropout?: number;
   /** Of conversations: tokens of a row that they are packed into. Default: 512, or all that there are positions for. */
   readonly seq?: number;
-  /** Of conversations: cut those that are longer than a row, rather than refuse them. */
+  /** Of conversations: cut those longer than a row, rather than refuse them; leave out those that lose all answers. */
   readonly truncate: boolean;
   /** Steps between evaluations. Default: an epoch's. 0: only at the end. */
   readonly evalEvery?: number;
@@ -74,7 +78,10 @@ export const SFT = "sft";
 /** Tokens of an example where nothing else is said. */
 export const USUAL_LENGTH = 128;
 
-/** The run of `deno task finetune` without flags, save for model, task and data. */
+/** Rows to a batch of conversations where nothing else is said: a row holds many of them, and a file fills few rows. */
+const USUAL_ROWS = 4;
+
+/** The run of `deno task finetune` without flags, save for model, task and data; sft has `USUAL_ROWS` to a batch. */
 export const FINETUNE_DEFAULTS: Omit<Finetune, "model" | "task" | "targets"> = {
   ...sharedDefaults(),
   ...METHOD_DEFAULTS,
@@ -116,7 +123,8 @@ export function completeFinetune(asked: Partial<Finetune>): Finetune {
   checkMethod(task, method);
   const lr = asked.lr ?? DEFAULT_RATES[optimizer] * METHOD_RATES[method];
   const targets = USUAL_TARGETS[task === SFT || task === IMAGES ? task : "sentences"];
-  return { ...FINETUNE_DEFAULTS, targets, ...asked, model, task, method, optimizer, lr };
+  const batch = task === SFT ? USUAL_ROWS : FINETUNE_DEFAULTS.batch;
+  return { ...FINETUNE_DEFAULTS, targets, batch, ...asked, model, task, method, optimizer, lr };
 }
 
 /** @throws RangeError for a method that trains what the task's model has not got */
@@ -146,6 +154,23 @@ function checkLengthFlags(task: string, asked: Partial<Finetune>): void {
     : [(seq !== undefined && "seq") || (truncate && "truncate"), "its examples are cut to --max-length"];
   if (name) throw new RangeError(`Cannot use --${name} with --task ${task}: ${rule}`);
 }
+
+/**
+ * Refuses flags that the run's method or task has no use for.
+ *
+ * @param flags what was given on the command line; what defaults, a recipe or an earlier start say beside it is harmless
+ * @throws RangeError with what the flag is for
+ */
+export function checkFinetuneFlags({ method, task, optimizer }: Finetune, flags: Partial<Finetune>): void {
+  const given = Object.entries(flags).filter(([, value]) => value !== false).map(([key]) => key);
+  const isMethod = (use: string) => use === method || (use === PROJECTING && isProjecting(optimizer));
+  checkUses(given, METHOD_USES, isMethod, `with --method ${method}`);
+  checkReloraSchedule({ method, schedule: flags.schedule });
+  checkUses(given, TASK_USES, (use) => use === `--task ${task}`, `with --task ${task}`);
+}
+
+const OWN = ["--task own"];
+const TASK_USES = { sentence: OWN, sentence2: OWN, label: OWN, labels: OWN };
 
 const NO_TEXT = "images have no text to cut";
 
@@ -195,7 +220,7 @@ export const finetuneFlags = {
     integer: true,
     min: 1,
     help: "examples, images, or rows of conversations, to a batch",
-    defaultHelp: String(FINETUNE_DEFAULTS.batch),
+    defaultHelp: `${FINETUNE_DEFAULTS.batch}; sft: ${USUAL_ROWS}`,
     group: GROUPS.model,
   },
   maxLength: {
@@ -222,7 +247,11 @@ export const finetuneFlags = {
     defaultHelp: "512, or the model's positions",
     group: GROUPS.model,
   },
-  truncate: { type: "boolean", help: "sft: cut conversations that are longer than a row", group: GROUPS.model },
+  truncate: {
+    type: "boolean",
+    help: "sft: cut conversations that are longer than a row, and leave out those that lose all answers",
+    group: GROUPS.model,
+  },
   checkpointActivations: {
     type: "boolean",
     help: "keep only each layer's input and run it again in backward",
@@ -237,10 +266,13 @@ export const finetuneFlags = {
   },
   lr: {
     ...optimizerFlags.lr,
-    defaultHelp:
-      "a hundredth of train's; lora: a quarter, flora: twice, deep-lora: a twentieth, vpt and linear: 5 times",
+    defaultHelp: "a hundredth of train's; lora: a quarter, flora: twice, deep-lora: half, vpt and linear: 5 times",
   },
   ...moreOptimizerFlags,
+  eps: {
+    ...optimizerFlags.eps,
+    defaultHelp: `${optimizerFlags.eps.defaultHelp}; deep-lora: 1e-8 times --deep-init squared`,
+  },
   epochs: {
     type: "number",
     above: 0,

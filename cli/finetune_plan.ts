@@ -3,10 +3,21 @@
  * dry backend, over the largest batch that it will see. As for training, what it counts is what the device's allocator
  * would hand out.
  *
- * Evaluation is not planned: it keeps no activations, so that it takes less than a step. Beginning a method and writing
- * the model are: gradients may be held before the first step, and adapters are folded in beside all that training holds.
+ * What is done beside steps is planned too: gradients may be held before the first step, what is held out may be longer
+ * than what is trained on, and adapters are folded in, to be written, beside all that training holds.
  */
-import { empty, foldIn, formatBytes, keyOf, OutOfMemoryError, own, Params, type Shape } from "../core/mod.ts";
+import {
+  empty,
+  foldIn,
+  formatBytes,
+  keyOf,
+  noGrad,
+  OutOfMemoryError,
+  own,
+  Params,
+  scope,
+  type Shape,
+} from "../core/mod.ts";
 import { type DryBackend, dryBackend } from "../backends/dry/mod.ts";
 import { Optimizer } from "../optimizers/mod.ts";
 import { llamaWeights, type NamedShapes, robertaWeights, vitWeights } from "../models/mod.ts";
@@ -41,7 +52,9 @@ export interface FinetunePlan extends Omit<MemoryPlan, "projectedParameters" | "
   readonly stepBytes: number;
   /** Most bytes at once before the first step: what a method begins with, gradients that it begins from included. */
   readonly beginningBytes: number;
-  /** Most bytes at once while the model is written, adapters folded in. `peakBytes` is the largest of the three. */
+  /** Most bytes at once in an evaluation. */
+  readonly evaluationBytes: number;
+  /** Most bytes at once while the model is written, adapters folded in. `peakBytes` is the largest of the four. */
   readonly writingBytes: number;
 }
 
@@ -57,8 +70,10 @@ export interface FinetunePlanRequest {
   readonly subject: PlannedSubject;
   /** The model's own weights. */
   readonly weights: NamedShapes;
-  /** The largest batch. */
+  /** The largest batch to train on. */
   readonly rows: SubjectRows;
+  /** The largest one to evaluate on. Default: the same. */
+  readonly heldOut?: SubjectRows;
   /** Optimizer steps of the whole run. */
   readonly steps: number;
   /** Where the run is computed. */
@@ -88,6 +103,9 @@ export async function planFinetune(request: FinetunePlanRequest): Promise<Finetu
   using optimizer = new Optimizer(method.trained, routing, driverOptions(run, backend));
   const [first, second, third] = await stepsOf(request, { backend, method, optimizer });
   backend.resetPeak();
+  evaluateOnce(request, method);
+  const evaluating = peakOf(backend);
+  backend.resetPeak();
   if (isWrittenWhole({ method, run })) makeEach(method.merged!());
   const writing = peakOf(backend);
   const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
@@ -95,7 +113,7 @@ export async function planFinetune(request: FinetunePlanRequest): Promise<Finetu
   // staggered, only the first step has every gradient in full; layer by layer there is one at a time
   const worst = run.refresh === "together" || run.perLayer ? [first, second, third] : [first, second];
   const stepBytes = Math.max(...worst.map(({ peak }) => peak));
-  const moments = [beginning, writing, ...worst];
+  const moments = [beginning, evaluating, writing, ...worst];
   const trained = [...method.trained.entries()].filter(([name]) => !method.trained.isFrozen(name));
   return {
     parameters: base.size,
@@ -105,7 +123,8 @@ export async function planFinetune(request: FinetunePlanRequest): Promise<Finetu
     gradientBytes: second.staged,
     refreshGradientBytes: first.staged,
     activationBytes: Math.max(0, second.peak - standing),
-    ...{ stepBytes, beginningBytes: beginning.peak, writingBytes: writing.peak },
+    ...{ stepBytes, beginningBytes: beginning.peak },
+    ...{ evaluationBytes: evaluating.peak, writingBytes: writing.peak },
     peakBytes: Math.max(...moments.map(({ peak }) => peak)),
     heldBytes: Math.max(...moments.map(({ held }) => held)),
     largest: backend.largest(),
@@ -146,6 +165,12 @@ function stepsOf({ run, subject, rows }: FinetunePlanRequest, { backend, method,
   });
 }
 
+/** The forward pass of an evaluation, which keeps nothing for a backward one. */
+function evaluateOnce({ subject, rows, heldOut = rows }: FinetunePlanRequest, method: FinetuneMethod): void {
+  using _evaluation = scope("evaluate");
+  noGrad(() => subject.loss(method.view(), heldOut, { prompts: method.prompts }));
+}
+
 /** Most bytes at once since the last reset. */
 function peakOf(backend: DryBackend): Pick<StepPlan, "peak" | "held"> {
   return { peak: backend.memory().peak, held: backend.peakHeld() };
@@ -158,14 +183,13 @@ export function makeEach(merged: MergedModel): void {
 }
 
 /**
- * The batch of an epoch that takes the most memory: the largest, and of equals one with padding, whose mask is memory too.
+ * The batch that takes the most memory: the largest, and of equals one with padding, whose mask is memory too.
  * Which examples meet in a batch differs between epochs; how long the longest batch is does not. Batches that must be
  * waited for, which are of images, are all of one size: the first one is taken.
  */
-export async function largestBatch({ epoch }: Pick<Subject, "epoch">): Promise<SubjectRows> {
+export async function largestBatch(batches: ReturnType<Subject["epoch"]>): Promise<SubjectRows> {
   const sizeOf = ({ batch, seq, count = batch * seq }: SubjectRows) => batch * seq + (count < batch * seq ? 0.5 : 0);
   let largest: SubjectRows | undefined;
-  const batches = epoch(0, 0);
   for (let isAll = false; !isAll;) {
     const next = batches.next();
     const { done, value } = await next;
@@ -196,8 +220,11 @@ export function checkFinetuneMemory(plan: FinetunePlan, model: string, device: D
 function partsOf(plan: FinetunePlan): string {
   const { weightBytes, adapterBytes, optimizerBytes, projectorBytes, heldBytes } = plan;
   const state = optimizerBytes + projectorBytes;
-  const isWriting = plan.writingBytes === plan.peakBytes;
-  const rest = isWriting ? "a merged weight" : "gradients and activations";
+  const rest = plan.writingBytes === plan.peakBytes
+    ? "a merged weight"
+    : plan.evaluationBytes === plan.peakBytes
+    ? "activations of an evaluation"
+    : "gradients and activations";
   const parts: [what: string, bytes: number][] = [
     ["weights", weightBytes],
     ["adapter", adapterBytes],

@@ -41,7 +41,8 @@ async function assertAsPlanned(asked: Partial<Finetune>): Promise<void> {
   backend.resetPeak();
   if (method.merged) makeEach(method.merged());
   isClose(plan.writingBytes, backend.memory().peak);
-  assert.equal(plan.peakBytes, Math.max(plan.beginningBytes, plan.stepBytes, plan.writingBytes));
+  const { beginningBytes, stepBytes, evaluationBytes, writingBytes } = plan;
+  assert.equal(plan.peakBytes, Math.max(beginningBytes, stepBytes, evaluationBytes, writingBytes));
   const { optimizerBytes, projectorBytes } = stateBytesOf(optimizer);
   assert.deepEqual([plan.optimizerBytes, plan.projectorBytes], [optimizerBytes, projectorBytes]);
   assert.equal(plan.trainedParameters, method.trained.size);
@@ -106,6 +107,26 @@ for (const flags of ["--method full", "--method lora --targets all-linear"]) {
   });
 }
 
+Deno.test("planFinetune() plans evaluation too, which takes the most where what is held out is longer", async () => {
+  await using _ = await openToys();
+  await Deno.writeTextFile("task/dev.tsv", "sentence\tlabel\n" + `${" the film".repeat(15)}\t1\n`.repeat(20));
+  const run = completeFinetune({ ...SENTENCES, ...CPU, method: "linear", epochs: 0.1 });
+  using unlimited = await prepareFinetune(run, memoryOutput());
+  const { plan } = unlimited;
+  assert.ok(plan.evaluationBytes > 1.5 * plan.stepBytes, `${plan.evaluationBytes}, a step ${plan.stepBytes}`);
+  using setup = await prepareFinetune({ ...run, memoryLimit: plan.heldBytes }, memoryOutput());
+  const { backend, subject, method } = setup;
+  await runFinetune(setup, {}, memoryOutput());
+  backend.resetPeak();
+  await subject.measure(method.view());
+  const share = plan.evaluationBytes / backend.memory().peak;
+  assert.ok(share > 0.995 && share < 1.03, `planned ${share} of what is measured`);
+  await assert.rejects(
+    prepareFinetune({ ...run, memoryLimit: plan.heldBytes - 1 }, memoryOutput()),
+    /for fine-tuning roberta \(weights .*, optimizer .*, activations of an evaluation \d/,
+  );
+});
+
 Deno.test("checkFinetuneMemory() names what is too large: a weight to be written, or a tensor that a device cannot hold", async () => {
   await using _ = await openToys();
   using setup = await prepareFinetune(completeFinetune({ ...CHAT, ...CPU, method: "lora" }), memoryOutput());
@@ -129,7 +150,7 @@ const rowsOf = (batch: number, seq: number, count?: number): SubjectRows => ({ b
 
 Deno.test("largestBatch() takes the most tokens, of equals the padded one, and the first of those that are waited for", async () => {
   const all = [rowsOf(2, 8, 16), rowsOf(4, 8, 32), rowsOf(4, 8, 30), rowsOf(3, 9, 20), rowsOf(4, 8)];
-  assert.equal(await largestBatch({ epoch: () => all.values() }), all[2]);
+  assert.equal(await largestBatch(all.values()), all[2]);
   let isClosed = false;
   const images = async function* () {
     try {
@@ -138,7 +159,7 @@ Deno.test("largestBatch() takes the most tokens, of equals the padded one, and t
       isClosed = true;
     }
   };
-  assert.equal(await largestBatch({ epoch: images }), all[0]);
+  assert.equal(await largestBatch(images()), all[0]);
   assert.ok(isClosed);
-  await assert.rejects(largestBatch({ epoch: () => [].values() }), /without a batch/);
+  await assert.rejects(largestBatch([].values()), /without a batch/);
 });

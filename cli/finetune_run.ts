@@ -1,6 +1,6 @@
 /** A fine-tuning run from its first step to its report: logs, metrics, evaluations, best model, checkpoints, signals. */
 import { foldIn, formatBytes, type Key, keyOf, type Tensor } from "../core/mod.ts";
-import { DiskFullError, writeFolderDurably } from "./durable.ts";
+import { writeFolderDurably } from "./durable.ts";
 import {
   BEST,
   BEST_ADAPTER,
@@ -13,6 +13,7 @@ import {
 import { sizeInWords } from "./finetune_method_options.ts";
 import { finetuneIdentity, type FinetuneSetup } from "./finetune_setup.ts";
 import { EpochBatches, type Evaluation, type SubjectRows } from "./finetune_subject.ts";
+import { diskFullIn, writeOrWarn } from "./full_disk.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { stateBytesOf } from "./memory_plan.ts";
 import { isStepRow, MetricsWriter, readMetrics } from "./metrics.ts";
@@ -42,7 +43,7 @@ export async function runFinetune(
 }
 
 async function runIn(folder: RunFolder, setup: FinetuneSetup, resumed: FinetuneState | undefined, output: Output) {
-  await folder.writeConfig({ run: setup.run, model: setup.subject.config });
+  await folder.writeConfig({ run: setup.run, trained: setup.method.trained.size, model: setup.subject.config });
   using metrics = await MetricsWriter.open(folder.metrics, { resumeAfterStep: resumed?.step ?? 0 });
   await using session = new Session(setup, folder, metrics, output, resumed);
   await session.train();
@@ -90,7 +91,7 @@ class Session implements AsyncDisposable {
   }
 
   async train(): Promise<void> {
-    const { steps, backend, method, optimizer } = this.setup;
+    const { steps, backend, method, optimizer, subject: { speedUnit } } = this.setup;
     this.output.err(`run       ${this.folder.path}${this.#step > 0 ? `, going on after step ${this.#step}` : ""}`);
     if (this.#isOutOfPatience) return;
     using progress = showProgress(this.output, { label: "finetune", total: steps, start: this.#step, plain: false });
@@ -111,12 +112,13 @@ class Session implements AsyncDisposable {
         for (const row of rows) {
           this.metrics.append(row);
           this.#stepMs += row.stepMs;
-          if (this.#isLogged(row.step)) this.output.err(formatStep({ ...row, steps }));
+          if (this.#isLogged(row.step)) this.output.err(formatStep({ ...row, steps, speedUnit }));
         }
         const last: StepRow = rows[rows.length - 1];
         this.#step = last.step;
         this.#tokens = last.tokens;
-        progress.update(last.step, { tokensPerSecond: last.tokensPerSecond, note: `loss ${last.loss.toFixed(3)}` });
+        const { tokensPerSecond, loss } = last;
+        progress.update(last.step, { tokensPerSecond, speedUnit, note: `loss ${loss.toFixed(3)}` });
         for (const occasion of this.#occasionsAt(last.step)) await occasion();
         return this.#stop.stopRequested || this.#isOutOfPatience;
       },
@@ -150,23 +152,28 @@ class Session implements AsyncDisposable {
         method.occasion?.isDue(step),
         async () => this.output.err(`step ${step} | ${await method.occasion!.run(step, optimizer)}`),
       ],
-      [isEvery(evalEvery), () => this.#evaluate()],
-      [isEvery(run.saveEvery), () => this.#saveOrWarn()],
+      [isEvery(evalEvery), () => writeOrWarn(() => this.#evaluate(), this.output)],
+      [isEvery(run.saveEvery), () => writeOrWarn(() => this.#save(), this.output)],
     ];
     return occasions.filter(([isDue]) => isDue).map(([, occasion]) => occasion);
   }
 
-  /** Measures the model and keeps it where it is the best so far. */
-  async #evaluate(): Promise<void> {
-    if (this.#progress.evaluatedAt === this.#step && this.#step > 0) return;
+  async #measure(): Promise<Evaluation> {
     const { subject, method } = this.setup;
     const evaluation = await subject.measure(method.view(), { prompts: method.prompts });
-    const { loss, scores } = evaluation;
     this.#illustrate = evaluation.illustrate;
+    return evaluation;
+  }
+
+  /** Measures the model and keeps it where it is the best so far. @throws DiskFullError when there is no room for it */
+  async #evaluate(): Promise<void> {
     const step = this.#step;
-    this.metrics.append({ step, validationLoss: loss, scores });
-    const { best, waited } = this.#progress;
-    const { name, isHigher } = subject.selectBy;
+    const { best, waited, evaluatedAt, isUnwritten } = this.#progress;
+    const isKnown = evaluatedAt === step && step > 0;
+    if (isKnown && !isUnwritten) return;
+    const { loss, scores } = await this.#measure();
+    if (!isKnown) this.metrics.append({ step, validationLoss: loss, scores });
+    const { name, isHigher } = this.setup.subject.selectBy;
     const isBest = best === undefined ||
       (isHigher ? scores[name] > best.scores[name] : scores[name] < best.scores[name]);
     this.output.err(
@@ -174,23 +181,15 @@ class Session implements AsyncDisposable {
         isBest ? ", best" : ""
       }`,
     );
-    if (isBest) await saveBest(this.folder.path, this.setup);
+    const full = isBest ? await diskFullIn(() => saveBest(this.folder.path, this.setup)) : undefined;
     this.#progress = {
-      best: isBest ? { step, scores } : best,
+      best: isBest && !full ? { step, scores } : best,
       waited: isBest ? 0 : waited + 1,
       evaluatedAt: step,
       scores,
+      ...full ? { isUnwritten: true } : {},
     };
-  }
-
-  /** A full disk costs a checkpoint, not the run. */
-  async #saveOrWarn(): Promise<void> {
-    try {
-      await this.#save();
-    } catch (error) {
-      if (!(error instanceof DiskFullError)) throw error;
-      this.output.err(`warning: ${error.message}; training goes on`);
-    }
+    if (full) throw full;
   }
 
   async #save(): Promise<void> {
@@ -214,31 +213,38 @@ class Session implements AsyncDisposable {
     this.output.err(`saved ${path}`);
   }
 
-  /** Last evaluation, checkpoint, report and summary. */
+  /**
+   * Last evaluation, checkpoint, report and summary.
+   *
+   * @throws DiskFullError for the first of them that found no room, once all were tried
+   */
   async finish(): Promise<void> {
-    if (this.#stop.stopRequested) {
-      await this.#save();
-      await this.#report();
-      this.output.err(`stopped after step ${this.#step}; go on with --resume ${this.folder.path}`);
-      return;
-    }
-    await this.#evaluate();
-    await this.#save();
-    await this.#report();
-    if (this.#isOutOfPatience) {
-      this.output.err(`stopped early: ${this.#progress.waited} evaluations without a new best`);
-    }
-    this.output.out(this.#summary());
+    const isStopped = this.#stop.stopRequested;
+    const evaluate = isStopped ? [] : [() => this.#evaluate()];
+    const full = await diskFullIn(...evaluate, () => this.#save(), () => this.#report());
+    if (!isStopped) this.#conclude();
+    for (const note of await this.setup.method.endNotes?.() ?? []) this.output.err(`note: ${note}`);
+    if (full) throw full;
     this.output.err(
-      `done in ${formatDuration(performance.now() - this.#started)}: ${this.#step} steps; ` +
-        `${this.folder.path}/${isWrittenWhole(this.setup) ? BEST : BEST_ADAPTER}, ${this.folder.path}/report.html`,
+      isStopped
+        ? `stopped after step ${this.#step}; go on with --resume ${this.folder.path}`
+        : `done in ${formatDuration(performance.now() - this.#started)}: ${this.#step} steps; ` +
+          `${this.folder.path}/${isWrittenWhole(this.setup) ? BEST : BEST_ADAPTER}, ${this.folder.path}/report.html`,
     );
   }
 
-  #summary(): string {
+  /** Tells what the run came to. */
+  #conclude(): void {
+    if (this.#isOutOfPatience) {
+      this.output.err(`stopped early: ${this.#progress.waited} evaluations without a new best`);
+    }
     const { best, scores } = this.#progress;
-    return [`${formatScores(best!.scores)} at step ${best!.step}`, ...this.#facts().map((pair) => pair.join(" "))]
-      .concat(best!.step === this.#step ? [] : [`at the end ${formatScores(scores!)}`]).join("; ");
+    const parts = [
+      ...best ? [`${formatScores(best.scores)} at step ${best.step}`] : [],
+      ...this.#facts().map((pair) => pair.join(" ")),
+      ...best?.step === this.#step ? [] : [`at the end ${formatScores(scores!)}`],
+    ];
+    this.output.out(parts.join("; "));
   }
 
   #facts(): [string, string][] {
@@ -257,7 +263,9 @@ class Session implements AsyncDisposable {
   async #report(): Promise<void> {
     const { run, subject, method, choice, optimizer, backend } = this.setup;
     const rows = await readMetrics(this.folder.metrics);
-    const { best } = this.#progress;
+    const { best, scores: evaluated } = this.#progress;
+    // a report that was illustrated stays so, though nothing was left to evaluate
+    if (subject.isIllustrated && evaluated && !this.#illustrate) await this.#measure();
     const [head, ...body] = parameterRows({
       ...{ choice, optimizer, method, params: method.trained },
       run: { ...run, dtype: "f32" },
@@ -269,7 +277,7 @@ class Session implements AsyncDisposable {
         `batch ${run.batch * run.gradAccum}, ${subject.words.data}`,
       rows,
       config: { run, model: subject.config },
-      lossUnit: subject.lossUnit,
+      ...{ lossUnit: subject.lossUnit, speedUnit: subject.speedUnit },
       facts: [
         ...scores,
         ...best ? [["best step", String(best.step)] as const] : [],

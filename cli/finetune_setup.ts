@@ -125,7 +125,8 @@ async function planChecked(
   { subject, backend, modelName }: Opened,
 ): Promise<FinetunePlan> {
   const request = { run, subject, steps, device: backend, weights: finetunedWeights(subject.config) };
-  const plan = await planFinetune({ ...request, rows: await largestBatch(subject) });
+  const [rows, heldOut] = [await largestBatch(subject.epoch(0, 0)), await largestBatch(subject.heldOut())];
+  const plan = await planFinetune({ ...request, rows, heldOut });
   checkFinetuneMemory(plan, modelName, backend);
   return plan;
 }

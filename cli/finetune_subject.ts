@@ -5,7 +5,7 @@
 import type { Backend, Key, Params, ParamsView, Tensor } from "../core/mod.ts";
 import type { LlamaConfig, PeftTask, RobertaConfig, VisualPrompts, VitConfig } from "../models/mod.ts";
 import type { Finetune } from "./finetune_options.ts";
-import type { Output } from "./log.ts";
+import type { Output, SpeedUnit } from "./log.ts";
 import type { ReportData } from "./report.ts";
 import type { BatchSize } from "./trainer.ts";
 
@@ -50,10 +50,14 @@ export interface Subject<Rows extends SubjectRows = SubjectRows> {
   /** Names of the matrices that an optimizer may project. */
   readonly projected: RegExp;
   readonly batchesAnEpoch: number;
+  /** Whether an evaluation has more to show in a report than figures. */
+  readonly isIllustrated?: boolean;
   /** The score that picks the best model, and whether a higher one is better. */
   readonly selectBy: { readonly name: string; readonly isHigher: boolean };
   /** What `batch` of a batch counts, in the plural. */
   readonly unit: string;
+  /** What speed is told in, where it is not tokens. */
+  readonly speedUnit?: SpeedUnit;
   /** What the plot of the loss is in. */
   readonly lossUnit: string;
   /** The model and the data, in words. */
@@ -68,6 +72,8 @@ export interface Subject<Rows extends SubjectRows = SubjectRows> {
   epoch(epoch: number, start: number): Iterator<Rows> | AsyncIterator<Rows>;
   /** A scalar of a batch, on the tape. */
   loss(view: ParamsView, rows: Rows, options?: LossOptions): Tensor;
+  /** What `measure` runs over, or a batch as large as its largest: what its memory is planned by. */
+  heldOut(): Iterator<Rows>;
   /** On what is held out. */
   measure(view: ParamsView, options?: Pick<LossOptions, "prompts">): Promise<Evaluation>;
   /** Ends what reads its data. */

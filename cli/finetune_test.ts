@@ -4,7 +4,7 @@ import { loopsBackend } from "../backends/cpu/mod.ts";
 import { backward, type HostArray, type Params, scope } from "../core/mod.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
 import { glueTask, loadTokenizer } from "../data/mod.ts";
-import { loadPeft, mergeLora } from "../models/mod.ts";
+import { loadPeft, mergeLora, withLabels } from "../models/mod.ts";
 import { FileFolder } from "./files.ts";
 import { epochRows, openFinetuneData } from "./finetune_data.ts";
 import { evaluateTask } from "./finetune_evaluation.ts";
@@ -14,8 +14,9 @@ import { prepareFinetune } from "./finetune_setup.ts";
 import { EpochBatches } from "./finetune_subject.ts";
 import { memoryOutput } from "./log.ts";
 import { readMetrics } from "./metrics.ts";
+import glue from "./recipes/glue.ts";
 import { loadRoberta } from "./roberta_folder.ts";
-import { writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
+import { tinyRobertaConfig, writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
 import { fingerprint, type Outcome, Workspace } from "./testing/workspace.ts";
 
 const FLAGS = "--model base --task sst2 --data task --device cpu --threads 1 --blas off".split(" ");
@@ -90,6 +91,55 @@ Deno.test("finetune() writes an adapter that gives the best model on its base wh
     const [one, other] = [await tensor.read(), await best.get(name).read()];
     one.forEach((value, i) => assert.ok(Math.abs(Number(value) - Number(other[i])) < 1e-6, name));
   }
+});
+
+/** The labels of a head that is left aside, and the task that another is drawn for. */
+const OTHER_HEADS = {
+  "2 labels": { was: ["a", "b", "c"], task: "sst2" },
+  "a score": { was: ["a", "b"], task: "own --sentence sentence --label label --labels score" },
+};
+
+for (const [now, { was, task }] of Object.entries(OTHER_HEADS)) {
+  Deno.test(`finetune() draws a head for ${now} in place of one for ${was.length} labels, and says so`, async () => {
+    await using workspace = await openToy();
+    const config = withLabels(tinyRobertaConfig(), was);
+    await writeTinyRoberta("base", { config, head: "classification" });
+    await writeToyTask("task", { train: 16, dev: 8 });
+    const { err } = await finetune(workspace, `--task ${task} --method lora --epochs 1 --out run`);
+    const note = `the head of base, for ${was.join(", ")}, is left aside: one for ${now} is drawn from seed 1`;
+    assert.ok(err.includes(`note: ${note}\n`), err);
+    const best = await loadedConfig("run/best");
+    using params = best.params;
+    assert.deepEqual(params.get("classifier.out_proj.weight").shape, [now === "a score" ? 1 : 2, 32]);
+    const evaluate = async (model: string) => {
+      const flags = `eval --task ${task} --data task/dev.tsv --device cpu --threads 1 --json ${model}`;
+      const { out, err, code } = await workspace.run(...flags.split(" "));
+      assert.equal(code, 0, err);
+      return JSON.parse(out).loss;
+    };
+    const adapted = await evaluate("--model base --adapter run/best-adapter");
+    assert.ok(Math.abs(adapted - await evaluate("--model run")) < 1e-5);
+  });
+}
+
+Deno.test("finetune() adapts the modules whose whole names an expression matches, and leaves it to PEFT", async () => {
+  await using workspace = await openToy();
+  const expression = "roberta\\..*layer\\.0\\..*(query|key)";
+  await finetune(workspace, `--method lora --targets /${expression}/ --epochs 0.1 --out run`);
+  const { target_modules } = JSON.parse(await Deno.readTextFile("run/best-adapter/adapter_config.json"));
+  assert.equal(target_modules, expression);
+  using base =
+    (await loadRoberta(loopsBackend(), new FileFolder("base"), { head: "classification", headSeed: 1 })).params;
+  using adapter = await loadPeft(new FileFolder("run/best-adapter"), base);
+  const adapted = adapter.params.names().filter((name) => name.endsWith(".lora_A.weight"));
+  const names = ["query", "key"].map((part) => `roberta.encoder.layer.0.attention.self.${part}.lora_A.weight`);
+  assert.deepEqual(adapted, names);
+});
+
+Deno.test("completeFinetune() takes fewer rows of conversations to a batch than examples, unless told", () => {
+  const batchOf = (task: string, asked: Partial<Finetune> = {}) =>
+    completeFinetune({ model: "m", task, ...asked }).batch;
+  assert.deepEqual([batchOf("sst2"), batchOf("sft"), batchOf("sft", { batch: 16 })], [16, 4, 16]);
 });
 
 for (const flags of [LEARNING.galore, LEARNING.lowrank, `${LEARNING.lora} --lora-dropout 0.1 --grad-accum 2`]) {
@@ -229,4 +279,8 @@ Deno.test("finetune() takes the paper's values for the task and the rank from th
     const { run } = JSON.parse(await Deno.readTextFile(`run-${rank}/config.json`));
     assert.deepEqual([run.lr, run.scale, run.updateProjGap, run.batch, run.epochs], [lr, scale, 500, 16, 0.2]);
   }
+  // another method keeps its own rate and rank
+  const flags = { task: "sst2", method: "lora", model: "base" } as const;
+  const { lr, rank, scale, epochs } = completeFinetune({ ...glue(flags), ...flags });
+  assert.deepEqual([lr, rank, scale, epochs], [5e-4, 8, undefined, 30]);
 });

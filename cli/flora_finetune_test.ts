@@ -14,6 +14,7 @@ import { memoryOutput } from "./log.ts";
 import { isStepRow, readMetrics } from "./metrics.ts";
 import { OPTIMIZERS } from "./options.ts";
 import { loadRoberta } from "./roberta_folder.ts";
+import { testBadInputs } from "./testing/bad_input.ts";
 import { writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
 import { fingerprint, type Outcome, Workspace } from "./testing/workspace.ts";
 
@@ -139,3 +140,14 @@ webgpuTest("finetune() with flora has the CPU's losses on webgpu", async () => {
     actual.forEach((loss, i) => assert.ok(Math.abs(loss - expected[i]) < 1e-4, `${init} ${i}: ${loss} ${expected[i]}`));
   }
 });
+
+testBadInputs([{
+  when: "factors that begin as ones are to decay",
+  make: async () => {
+    await writeTinyRoberta("base");
+    await writeToyTask("task");
+  },
+  argv: ["finetune", ...FLAGS, ..."--device cpu --flora-init ones --weight-decay 0.01 --out run".split(" ")],
+  message:
+    /^Cannot use --weight-decay with --flora-init ones: it would take the model's weights to 0; residual keeps them$/,
+}]);

@@ -1,8 +1,9 @@
 /**
  * `generate --batch`: the prompts of a file, each continued or answered with the adapter that its line names. Prompts of
- * different lengths and adapters share each forward pass; what a prompt becomes does not depend on its company.
+ * different lengths and adapters share each forward pass; what a prompt becomes does not depend on its company, apart from
+ * rounding.
  */
-import { type Backend, foldIn, keyOf } from "../core/mod.ts";
+import { type Backend, foldIn, type Key, keyOf } from "../core/mod.ts";
 import { jsonRecords, type Tokenizer } from "../data/mod.ts";
 import type { LlamaConfig } from "../models/mod.ts";
 import { type AdapterFlag, type AdapterSet, placeOfAdapter } from "./adapted.ts";
@@ -73,25 +74,43 @@ export async function continuePrompts(
   options: BatchOptions,
   output: Pick<Output, "out">,
 ): Promise<void> {
-  for (let first = 0; first < lines.length; first += options.rows) {
-    const together = lines.slice(first, first + options.rows);
-    const completions = await continueTogether(together, first, parts, options);
+  const keyed = withKeys(lines, parts.adapters, options.seed);
+  for (let first = 0; first < keyed.length; first += options.rows) {
+    const together = keyed.slice(first, first + options.rows);
+    const completions = await continueTogether(together, parts, options);
     for (const [i, { prompt, adapter }] of together.entries()) {
-      const { name, folder } = parts.adapters[adapter] ?? {};
-      output.out(JSON.stringify({ adapter: name ?? folder ?? null, prompt, completion: completions[i] }));
+      const completion = completions[i];
+      output.out(JSON.stringify({ adapter: labelOf(parts.adapters[adapter]) ?? null, prompt, completion }));
     }
   }
 }
 
-/** @param first the place of the first line in the file: it decides the draws */
+/** What an adapter is called in the answers. */
+function labelOf(adapter: AdapterFlag | undefined): string | undefined {
+  return adapter?.name ?? adapter?.folder;
+}
+
+interface KeyedLine extends PromptLine {
+  readonly key: Key;
+}
+
+/** The lines with the keys of their draws: by what a line says, and how many before it say the same, wherever it stands. */
+function withKeys(lines: readonly PromptLine[], adapters: readonly AdapterFlag[], seed: number): KeyedLine[] {
+  const counts = new Map<string, number>();
+  return lines.map((line) => {
+    const content = [line.prompt, labelOf(adapters[line.adapter]) ?? []].flat();
+    const before = counts.get(JSON.stringify(content)) ?? 0;
+    counts.set(JSON.stringify(content), before + 1);
+    return { ...line, key: foldIn(keyOf(seed), "prompt", ...content, before) };
+  });
+}
+
 async function continueTogether(
-  lines: readonly PromptLine[],
-  first: number,
+  lines: readonly KeyedLine[],
   { backend, config, model, tokenizer, encode }: BatchParts,
   options: BatchOptions,
 ): Promise<string[]> {
-  const key = keyOf(options.seed);
-  const prompts = lines.map(({ prompt }, i) => ({ ids: encode(prompt), key: foldIn(key, "prompt", first + i) }));
+  const prompts = lines.map(({ prompt, key }) => ({ ids: encode(prompt), key }));
   const texts = prompts.map(({ ids }) => Array.from(ids));
   const view = (places: readonly number[]) => model.view(places.map((place) => lines[place].adapter));
   for await (const { prompt, token } of generateBatch({ backend, config, view }, prompts, options)) {

@@ -97,6 +97,25 @@ function writeAll(stream: { writeSync(bytes: Uint8Array): number }, text: string
   }
 }
 
+/** What a speed is told in. */
+export interface SpeedUnit {
+  /** Tokens of one of what is counted. */
+  readonly tokens: number;
+  /** What it is called in a line. */
+  readonly short: string;
+  /** What it is called above a plot. */
+  readonly long: string;
+}
+
+/** What speeds are in where nothing else is said. */
+export const TOKENS: SpeedUnit = { tokens: 1, short: "tok/s", long: "Tokens a second" };
+
+/** A speed in its unit: a whole number, or two digits where it is slow. */
+export function speedIn({ tokens }: SpeedUnit, tokensPerSecond: number): number {
+  const speed = tokensPerSecond / tokens;
+  return speed < 10 ? Number(speed.toPrecision(2)) : Math.round(speed);
+}
+
 /** What one step's log line says. Figures left out are not shown. */
 export interface StepLine {
   readonly step: number;
@@ -106,17 +125,20 @@ export interface StepLine {
   readonly lr: number;
   readonly stepMs: number;
   readonly tokensPerSecond: number;
+  /** Default: tokens. */
+  readonly speedUnit?: SpeedUnit;
   /** Model FLOPs utilisation, 0 to 1; only where the peak is known. */
   readonly mfu?: number;
 }
 
 /** llm.c's line: `step   40/1000 | loss 2.3456 | norm 0.8123 | lr 1.00e-02 | 123.4 ms | 8312 tok/s | 12.3% mfu`. */
 export function formatStep(line: StepLine): string {
+  const { speedUnit = TOKENS } = line;
   const width = Math.max(4, String(line.steps).length);
   const parts = [`step ${String(line.step).padStart(width)}/${line.steps}`, `loss ${line.loss.toFixed(4)}`];
   if (line.gradNorm !== undefined) parts.push(`norm ${line.gradNorm.toFixed(4)}`);
   parts.push(`lr ${line.lr.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2")}`);
-  parts.push(`${line.stepMs.toFixed(1)} ms`, `${Math.round(line.tokensPerSecond)} tok/s`);
+  parts.push(`${line.stepMs.toFixed(1)} ms`, `${speedIn(speedUnit, line.tokensPerSecond)} ${speedUnit.short}`);
   if (line.mfu !== undefined) parts.push(`${(100 * line.mfu).toFixed(1)}% mfu`);
   return parts.join(" | ");
 }
@@ -129,6 +151,11 @@ export function formatNumber(value: number, digits = 4): string {
   if (size < 1e-3 || size >= 1e15) return value.toExponential(Math.max(0, digits - 1));
   const decimals = Math.max(0, digits - 1 - Math.floor(Math.log10(size)));
   return value.toLocaleString("en-US", { maximumFractionDigits: Math.min(20, decimals) });
+}
+
+/** A share for people, in percent: two significant digits where it is small. */
+export function formatShare(share: number): string {
+  return `${Number(share < 0.1 ? (100 * share).toPrecision(2) : (100 * share).toFixed(1))}%`;
 }
 
 /** A stretch of time for people: `123 ms`, `12.3 s`, `3 min 05 s`, `1 h 02 min`. */

@@ -9,6 +9,12 @@ Deno.test("formatStep() writes llm.c's line", () => {
   );
 });
 
+Deno.test("formatStep() tells the speed in its unit", () => {
+  const line = { step: 1, steps: 2, loss: 1, lr: 0, stepMs: 5, speedUnit: { tokens: 5, short: "img/s", long: "" } };
+  assert.match(formatStep({ ...line, tokensPerSecond: 2060 }), / \| 412 img\/s$/);
+  assert.match(formatStep({ ...line, tokensPerSecond: 2.34 }), / \| 0\.47 img\/s$/);
+});
+
 Deno.test("formatStep() leaves out what is not known", () => {
   const line = { step: 12345, steps: 20000, loss: NaN, lr: 0, stepMs: 5, tokensPerSecond: 1 };
   assert.equal(formatStep(line), "step 12345/20000 | loss NaN | lr 0.00e+00 | 5.0 ms | 1 tok/s");

@@ -1,6 +1,6 @@
 /**
  * The command line of Lowrank: `deno task VERB`. One clear line on stderr and exit code 1 for whatever goes wrong, 2 for
- * wrong usage; a stack trace only with `--debug`.
+ * wrong usage, 130 where a signal ended what cannot be half done; a stack trace only with `--debug`.
  *
  * @module
  */
@@ -13,6 +13,7 @@ import { generate, generateVerb } from "./generate.ts";
 import { consoleOutput, explainError, type Output } from "./log.ts";
 import { plan, planVerb } from "./plan.ts";
 import { prepare, prepareVerb } from "./prepare.ts";
+import { EXIT_INTERRUPTED, InterruptedError } from "./signals.ts";
 import { train, trainVerb } from "./train.ts";
 import { findVerb, verbsHelp } from "./verbs.ts";
 import { verify, verifyVerb } from "./verify.ts";
@@ -52,7 +53,7 @@ export async function main(argv: readonly string[], output: Output = consoleOutp
     return 0;
   } catch (error) {
     output.err(debug && error instanceof Error ? error.stack ?? error.message : explainError(error));
-    return error instanceof UsageError ? 2 : 1;
+    return error instanceof UsageError ? 2 : error instanceof InterruptedError ? EXIT_INTERRUPTED : 1;
   }
 }
 

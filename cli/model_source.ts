@@ -6,6 +6,7 @@ import {
   initLowRank,
   initRoberta,
   isRobertaConfig,
+  type LlamaConfig,
   llamaConfig,
   parseLlamaConfig,
   parseRobertaConfig,
@@ -123,6 +124,12 @@ export function checkVocabulary(vocab: number, tokenizer: Tokenizer, model: stri
       `Cannot use ${model} with tokenizer "${tokenizer.name}": the model has ${vocab} token ids, the tokenizer ${tokenizer.vocabSize}`,
     );
   }
+}
+
+/** The id that fills rows: the model's where it is a token of its own (GaLore's files say -1), else the tokenizer's. */
+export function paddingId({ pad_token_id, vocab_size }: LlamaConfig, { padId, eosId }: Tokenizer): number {
+  const isToken = pad_token_id !== null && pad_token_id >= 0 && pad_token_id < vocab_size;
+  return isToken ? pad_token_id : padId ?? eosId;
 }
 
 /**

@@ -110,10 +110,11 @@ function makeSchedule(
   if (asked.warmup > total) {
     throw new RangeError(`Cannot warm up for ${asked.warmup} steps: the run has ${total}`);
   }
-  if (ownSchedule) return ownSchedule(asked);
   // A rate of 0 is for the step after the last, as in Hugging Face's schedules: a step at 0 would be lost, and a run of one
   // would learn nothing.
-  const options = minLr > 0 ? asked : { ...asked, warmup: Math.max(1, asked.warmup), total: total + 1 };
+  const until = minLr > 0 ? total : total + 1;
+  if (ownSchedule) return ownSchedule({ ...asked, total: until });
+  const options = minLr > 0 ? asked : { ...asked, warmup: Math.max(1, asked.warmup), total: until };
   switch (schedule) {
     case "cosine":
       return cosine(options);

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { constant } from "../optimizers/mod.ts";
 import { chooseOptimizer } from "./optimizer_choice.ts";
 import { DEFAULTS } from "./options.ts";
+import { restartsOf } from "./relora.ts";
 
 const SHAPES = new Map([["a.outer.weight", [8, 8]], ["a.inner.weight", [8, 8]], ["head.bias", [8]]]);
 
@@ -54,4 +55,18 @@ Deno.test("chooseOptimizer() falls to 0 behind the last step, whose rate is Hugg
   assert.deepEqual(linear(4, 0), [0.5, 0.375, 0.25, 0.125]);
   assert.deepEqual(linear(5, 2), [0.25, 0.5, 0.375, 0.25, 0.125]);
   assert.deepEqual(linear(4, 2, 0.5), [0.25, 0.5, 0.375, 0.25]);
+});
+
+Deno.test("chooseOptimizer() loses no step of ReLoRA but those of its restarts to a minimum of 0", () => {
+  for (const [steps, reloraEvery] of [[1, 1], [5, undefined], [8, undefined], [12, 4], [12, 12]] as const) {
+    const { schedule: ownSchedule, isDue } = restartsOf({ ...DEFAULTS, reloraEvery, reloraWarmup: 0 }, steps);
+    const rates = Array.from(
+      { length: steps },
+      (_, i) => ratesAt(i + 1, "adamw", { steps, ownSchedule }, { minLr: 0 })[0],
+    );
+    assert.ok(rates.every((rate) => rate > 0 && rate <= 0.5), `${rates}`);
+    const warmed = restartsOf({ ...DEFAULTS, reloraEvery, reloraWarmup: Number(steps > 4) }, steps).schedule;
+    const jagged = rates.map((_, i) => ratesAt(i + 1, "adamw", { steps, ownSchedule: warmed }, { minLr: 0 })[0]);
+    jagged.forEach((rate, i) => assert.equal(rate, isDue(i + 1) && steps > 4 ? 0 : rates[i]));
+  }
 });

@@ -10,10 +10,11 @@ import type { ModelConfig } from "./objective.ts";
 import { isProjecting } from "./optimizer_family.ts";
 import { DEFAULTS, type Run } from "./options.ts";
 import { compareOptimizers, compareRows } from "./plan_compare.ts";
-import { isFinetunePlan, planFinetuneFlags, planMethods, planTask } from "./plan_finetune.ts";
+import { isFinetunePlan, type PlanAsked, planFinetuneFlags, planMethods, planTask } from "./plan_finetune.ts";
 import { findFits, type Fit } from "./plan_fit.ts";
 import { resolveRun } from "./recipe.ts";
 import { kebab } from "./verbs.ts";
+import { isVitModel } from "./vision_model.ts";
 
 /** The verb's flags. */
 export const planVerb = defineVerb({
@@ -40,7 +41,10 @@ export const planVerb = defineVerb({
     ...optimizerFlags,
     ...scheduleFlags,
     device: deviceFlags.device,
-    compare: { type: "boolean", help: "every optimizer for this model and rank; with --task, ways to fine-tune" },
+    compare: {
+      type: "boolean",
+      help: "every optimizer for this model and rank; with --task, or of a ViT, ways to fine-tune",
+    },
     fit: { type: "bytes", min: 1, help: "set-ups that fit, as commands; what is not given is chosen" },
     json: { type: "boolean", help: "print one JSON object" },
   },
@@ -53,7 +57,7 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
   if (compare && fit !== undefined) throw new UsageError("Cannot use --compare with --fit: choose one");
   const { json: _json, compare: _compare, fit: _fit, ...asked } = givenOptions(parsed);
   if (await isFinetunePlan(asked)) {
-    if (fit !== undefined) throw new UsageError("Cannot use --fit with --task: it proposes runs of training");
+    if (fit !== undefined) await refuseFit(asked);
     const policy = await deviceOf({ device: DEFAULTS.device, dtype: "f32", ...asked }, false);
     return await planTask(asked, { policy, compare, json }, output);
   }
@@ -81,6 +85,13 @@ export async function plan(argv: readonly string[], output: Output): Promise<voi
   output.out(describeRun(run, config, policy));
   for (const line of formatTable(planRows(memory), "lrr")) output.out(line);
   output.out(`a run with these settings needs ${formatBytes(memory.heldBytes)} for tensors`);
+}
+
+/** @throws UsageError with what makes the plan one of fine-tuning, or of images */
+async function refuseFit({ task, method, model }: PlanAsked): Promise<never> {
+  const isVit = model !== undefined && await isVitModel(model);
+  const what = task !== undefined ? "--task" : isVit ? `the ViT ${model}` : `--method ${method}`;
+  throw new UsageError(`Cannot use --fit with ${what}: it proposes runs of training on text`);
 }
 
 /** Where the run would be computed: `auto` takes a GPU that is found, and one in mind where only a GPU will do. */

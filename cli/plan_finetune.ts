@@ -9,10 +9,11 @@ import { exists, FileFolder } from "./files.ts";
 import { adapterFlags, FINETUNE_METHODS, type FinetuneMethodName, sizeInWords } from "./finetune_method_options.ts";
 import { completeFinetune, type Finetune, finetuneFlags, SFT } from "./finetune_options.ts";
 import { finetunedWeights, type FinetunePlan, planFinetune, type TrainedTensor } from "./finetune_plan.ts";
-import { formatTable, type Output } from "./log.ts";
+import { formatShare, formatTable, type Output } from "./log.ts";
 import { isBuiltIn, plannedConfig } from "./model_source.ts";
+import { isVision } from "./objective.ts";
 import { DEFAULTS, METHODS, type Run } from "./options.ts";
-import { compareFinetune, compareFinetuneRows, COMPARISON_NOTE } from "./plan_finetune_compare.ts";
+import { compareFinetune, compareFinetuneRows, compareVisionRows, COMPARISON_NOTE } from "./plan_finetune_compare.ts";
 import { GLUE, plannedSubject, usualTask } from "./planned_subject.ts";
 import { findModel } from "./resume.ts";
 import { kebab } from "./verbs.ts";
@@ -74,8 +75,9 @@ export async function planTask(
     const compared = await compareFinetune({ ...request, ranks: asked.rank === undefined ? undefined : [asked.rank] });
     if (json) return output.out(JSON.stringify({ model: run.model, task: run.task, compared }));
     output.out(`${run.model} on ${run.task}, ${size}`);
-    for (const line of formatTable(compareFinetuneRows(compared), "lrrrrrr")) output.out(line);
-    return output.out(COMPARISON_NOTE);
+    const rows = isVision(subject.config) ? compareVisionRows(compared) : compareFinetuneRows(compared);
+    for (const line of formatTable(rows, "lrrrrrrr")) output.out(line);
+    return isVision(subject.config) ? undefined : output.out(COMPARISON_NOTE);
   }
   const plan = await planFinetune({ ...request, weights: finetunedWeights(subject.config) });
   if (json) return output.out(JSON.stringify({ model: run.model, task: run.task, method: run.method, ...plan }));
@@ -84,9 +86,9 @@ export async function planTask(
 
 function printPlan(run: Finetune, plan: FinetunePlan, size: string, output: Output): void {
   const [all, trained] = [plan.parameters, plan.trainedParameters].map((count) => count.toLocaleString("en-US"));
-  const share = percent(plan.trainedParameters / plan.parameters);
+  const share = formatShare(plan.trainedParameters / plan.parameters);
   output.out(`${run.model} on ${run.task}: ${all} weights; ${run.method} trains ${trained}, ${share}`);
-  output.out(`${run.optimizer}${run.method === "full" ? "" : sizeInWords(run)}, ${size}`);
+  output.out(`${run.optimizer}${sizeInWords(run)}, ${size}`);
   for (const line of formatTable(finetunePlanRows(plan), "lr")) output.out(line);
   if (plan.adapterBytes > 0 || plan.trainedParameters < plan.parameters) {
     output.out("");
@@ -99,7 +101,7 @@ function printPlan(run: Finetune, plan: FinetunePlan, size: string, output: Outp
 function checkComparison(asked: PlanAsked): void {
   const own = (["method", "optimizer", "targets"] as const).find((key) => key in asked);
   if (own === undefined) return;
-  throw new UsageError(`Cannot use --${own} with --task and --compare: each method that is compared has its own`);
+  throw new UsageError(`Cannot use --${own} with --compare of ways to fine-tune: each has its own`);
 }
 
 /** The run that is meant, and what it learns. */
@@ -108,7 +110,7 @@ async function resolvePlan(asked: PlanAsked) {
   if (dtype === "bf16") throw new RangeError("Cannot plan to fine-tune in bf16: it is offered in f32 alone");
   if (model === undefined) throw new RangeError("Cannot fine-tune without a model: give --model NAME|FOLDER");
   const config = await isVitModel(model)
-    ? await plannedVit(model)
+    ? await plannedVit(model, asked)
     : await plannedConfig({ model: await modelOf(model), vocab: asked.vocab, seq: 1 });
   const { task = usualTask(config) } = asked;
   // without either it is `train` of a ViT that is planned
@@ -120,7 +122,9 @@ async function resolvePlan(asked: PlanAsked) {
   return { run, ...plannedSubject(run, config), steps: steps ?? 4 * (run.reloraEvery ?? 250) };
 }
 
-async function plannedVit(model: string): Promise<VitConfig> {
+/** @throws RangeError for a size of text */
+async function plannedVit(model: string, { vocab }: PlanAsked): Promise<VitConfig> {
+  if (vocab !== undefined) throw new RangeError(`Cannot use --vocab to plan ${model}: a ViT has no use for it`);
   return await exists(model) ? await loadVitConfig(new FileFolder(await findModel(model))) : vitConfig(model);
 }
 
@@ -162,7 +166,7 @@ export function trainedRows(trained: readonly TrainedTensor[], parameters: numbe
   }
   const row = (name: string, count: number, shape: string, size: number) => [
     ...[name, `${count}`, shape, size.toLocaleString("en-US")],
-    percent(size / parameters),
+    formatShare(size / parameters),
   ];
   const total = trained.reduce((sum, { shape }) => sum + sizeOf(shape), 0);
   return [
@@ -172,9 +176,4 @@ export function trainedRows(trained: readonly TrainedTensor[], parameters: numbe
     ),
     row("total", trained.length, "", total),
   ];
-}
-
-/** A share for people: two significant digits where it is small. */
-function percent(share: number): string {
-  return `${Number(share < 0.1 ? (100 * share).toPrecision(2) : (100 * share).toFixed(1))}%`;
 }

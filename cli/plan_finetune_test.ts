@@ -2,8 +2,10 @@
 import assert from "node:assert/strict";
 import { ROBERTA_PROJECTED, robertaConfig, robertaWeights } from "../models/mod.ts";
 import { honestMemory, modelShapes, PAPER_FINETUNE } from "./accounting.ts";
+import { type FinetuneMethodName, sizeInWords } from "./finetune_method_options.ts";
 import type { FinetunePlan } from "./finetune_plan.ts";
 import { formatTable } from "./log.ts";
+import type { Run } from "./options.ts";
 import { trainedRows } from "./plan_finetune.ts";
 import type { ComparedMethod } from "./plan_finetune_compare.ts";
 import { writeTinyChat } from "./testing/tiny_chat.ts";
@@ -28,7 +30,7 @@ Deno.test("plan --task glue --compare has the paper's memory of RoBERTa-base, it
     ...PAPER_FINETUNE.map(({ method, rank, printed }) => ({ method, rank, printed })),
   ]);
   for (const { method, rank = 0, printed, paperBytes, plan } of compared) {
-    assert.ok(Math.abs(paperBytes - printed!) < 1.5e6, `${method} ${rank}: ${paperBytes}`);
+    assert.ok(Math.abs(paperBytes! - printed!) < 1.5e6, `${method} ${rank}: ${paperBytes}`);
     const galore = method === "galore" ? { rank, projector: "f32" as const } : undefined;
     const { weights, states } = honestMemory(SHAPES, { weights: "f32", moments: "f32", galore });
     const trained = rank * FACTORS + HEAD;
@@ -54,6 +56,30 @@ Deno.test("plan --compare takes one rank, and prints no figure of the paper for 
   ]);
   const same = await listed("--model", "roberta-base", "--rank", "4");
   assert.deepEqual(same.map(({ printed }) => printed), [747e6, 253e6, 257e6]);
+});
+
+Deno.test("plan --compare of a ViT lists what images are adapted by, and no figure of the paper", async () => {
+  await using workspace = await Workspace.open();
+  const argv = "plan --model vit-0.2m --compare --device cpu --batch 1".split(" ");
+  const { compared } = JSON.parse((await workspace.run(...argv, "--rank", "4", "--json")).out);
+  const listed = (compared as ComparedMethod[]).map(({ method, rank, prompts }) => [method, rank ?? prompts]);
+  assert.deepEqual(listed, [
+    ...[["linear", undefined], ["vpt-shallow", 10], ["vpt-deep", 10], ["lora", 4], ["galore", 4], ["full", undefined]],
+  ]);
+  const { out } = await workspace.run(...argv);
+  assert.match(out, /^MB +rank +prompts +trained +of the model +weights\+state +gradients +peak$/m);
+  assert.match(out, /^vpt-deep +10 +[\d,]+ +[\d.]+% +[\d.]+ +[\d.]+ +[\d.]+$/m);
+  assert.match(out, /^full +[\d,]+ +100% /m);
+  assert.doesNotMatch(out, /paper/);
+});
+
+Deno.test("plan and report say a rank only where method or optimizer has one", () => {
+  const size = { prompts: 10, rank: 16 };
+  const wordsOf = (method: FinetuneMethodName, optimizer: Run["optimizer"] = "adamw") =>
+    sizeInWords({ ...size, method, optimizer });
+  assert.deepEqual([wordsOf("full"), wordsOf("linear"), wordsOf("vpt-deep")], ["", "", ", 10 prompts"]);
+  assert.deepEqual([wordsOf("lora"), wordsOf("full", "galore_adamw")], [", rank 16", ", rank 16"]);
+  assert.equal(wordsOf("full", "apollo_mini"), ", rank 1");
 });
 
 Deno.test("plan --method lora counts what is trained, and says how large a part it is", async () => {
@@ -113,7 +139,11 @@ Deno.test("trainedRows() says how large a part of a backbone prompts are", () =>
 
 Deno.test.each([
   ["--model roberta-base --task sst2 --fit 8GB", 2, /Cannot use --fit with --task/],
-  ["--model roberta-base --task sst2 --compare --optimizer sgd", 2, /Cannot use --optimizer with --task and --compare/],
+  ["--model roberta-base --task sst2 --compare --optimizer sgd", 2, /Cannot use --optimizer with --compare of ways/],
+  ["--model vit-0.2m --fit 1GB", 2, /Cannot use --fit with the ViT vit-0\.2m: it proposes runs of training on text/],
+  ["--model roberta-base --method lora --fit 1GB", 2, /Cannot use --fit with --method lora: it proposes/],
+  ["--model vit-0.2m --compare --method lora", 2, /Cannot use --method with --compare of ways to fine-tune/],
+  ["--model vit-0.2m --vocab 100", 1, /Cannot use --vocab to plan vit-0\.2m: a ViT has no use for it/],
   ["--model roberta-base --targets query", 2, /Cannot use --targets without --task/],
   ["--model roberta-base --task sst3", 1, /Cannot find the task "sst3"/],
   ["--model roberta-base --task sft", 1, /Cannot plan to fine-tune roberta-base on sft: it is a RoBERTa/],

@@ -5,7 +5,6 @@
 import { fromArray } from "../core/mod.ts";
 import { glueTask, type SentenceTask } from "../data/mod.ts";
 import {
-  imageSides,
   isRegression,
   LLAMA_PROJECTED,
   type LlamaConfig,
@@ -23,7 +22,7 @@ import { inputsOf } from "./finetune_evaluation.ts";
 import type { Subject, SubjectRows } from "./finetune_subject.ts";
 import { isMasked, isVision, type ModelConfig } from "./objective.ts";
 import { answerLoss, type SftRows, USUAL_ROW } from "./sft.ts";
-import { imageLoss, tokensOf } from "./vision.ts";
+import { blankImages, imageLoss } from "./vision.ts";
 import type { ImageRows } from "./vision_data.ts";
 import { IMAGES } from "./vision_options.ts";
 
@@ -91,12 +90,8 @@ function conversations({ task, batch, seq: asked }: Finetune, config: LlamaConfi
 }
 
 function images({ task, batch }: Finetune, config: VitConfig): NamedSubject {
-  const [height, width] = imageSides(config.image_size);
-  const shape = [batch, config.num_channels, height, width] as const;
-  const pixels = new Float32Array(batch * config.num_channels * height * width);
-  const [labels, places] = [new Int32Array(batch), new Int32Array(batch)];
   const loss: Subject<ImageRows>["loss"] = (view, rows, options) => imageLoss(view, config, rows, options);
-  return always({ pixels, labels, rows: places, shape, batch, seq: tokensOf(config), index: 0 }, {
+  return always(blankImages(config, batch), {
     ...{ task, config, modelType: "vit", peftTask: undefined, modulesToSave: ["classifier"] },
     ...{ projected: VIT_PROJECTED, loss },
   });

@@ -5,6 +5,7 @@ import { DEFAULTS } from "./options.ts";
 import type { Output } from "./log.ts";
 import { PhaseProgress } from "./phase_progress.ts";
 import { imageFlags, prepareImageStore } from "./prepare_images.ts";
+import { untilStopped } from "./signals.ts";
 import { kebab } from "./verbs.ts";
 
 const textFlags = {
@@ -54,11 +55,18 @@ export async function prepare(argv: readonly string[], output: Output): Promise<
     const [what, other] = isImages ? ["text", "--images"] : ["images", "--input"];
     throw new UsageError(`Cannot use --${kebab(stray)} in prepare: it is for ${what}, got it with ${other}`);
   }
-  if (isImages) await prepareImageStore({ ...options, images: options.images! }, given, output);
-  else await prepareText(options, output);
+  const work = async (signal: AbortSignal) => {
+    if (isImages) await prepareImageStore({ ...options, images: options.images! }, given, { output, signal });
+    else await prepareText(options, { output, signal });
+  };
+  const onStop = (signal: Deno.Signal) => output.err(`${signal}: removing what was written; once more to stop at once`);
+  await untilStopped(`prepare ${options.out}`, work, { onStop });
 }
 
-async function prepareText(options: Options<typeof prepareVerb.flags>, output: Output): Promise<void> {
+async function prepareText(
+  options: Options<typeof prepareVerb.flags>,
+  { output, signal }: { readonly output: Output; readonly signal: AbortSignal },
+): Promise<void> {
   const tokenizer = await loadTokenizer(options.tokenizer);
   using bar = new PhaseProgress(output);
   const info = await prepareStore({
@@ -68,6 +76,7 @@ async function prepareText(options: Options<typeof prepareVerb.flags>, output: O
     out: options.out,
     holdOut: options.holdOut,
     onProgress: ({ phase, done, total }) => bar.update(phase, done, total),
+    signal,
   });
   const rows = (split: "train" | "validation") => (info.splits[split]?.rows ?? 0).toLocaleString("en-US");
   output.out(

@@ -1,6 +1,7 @@
 /** The images' half of `prepare`: its flags, and from them to a store. */
 import { type ImageStoreInfo, prepareImages } from "../data/mod.ts";
 import { type Flags, type Options, UsageError } from "./arguments.ts";
+import { namesIn } from "./durable.ts";
 import type { Output } from "./log.ts";
 import { PhaseProgress } from "./phase_progress.ts";
 
@@ -37,7 +38,12 @@ export const imageFlags = {
     group,
   },
   skipBroken: { type: "boolean", help: "leave out images that cannot be read, and count them", group },
-  classes: { type: "strings", value: "A,B,...", help: "take these classes only, labelled in this order", group },
+  classes: {
+    type: "strings",
+    value: "A,B,...",
+    help: "take these classes only, labelled in this order; give it again for each name with a comma",
+    group,
+  },
   perClass: {
     type: "number",
     integer: true,
@@ -71,11 +77,11 @@ export interface PrepareImagesFlags extends Options<typeof imageFlags> {
 export async function prepareImageStore(
   options: PrepareImagesFlags,
   given: ReadonlySet<string>,
-  output: Output,
+  { output, signal }: { readonly output: Output; readonly signal: AbortSignal },
 ): Promise<void> {
   checkFlags(options, given);
   const { out, perClass, skipBroken, seed, validationPerClass, keepAspect, channels, holdOutRest } = options;
-  const classes = options.classes.flatMap((text) => text.split(",")).map((name) => name.trim());
+  const classes = await parseClasses(options.classes, options.images);
   using bar = new PhaseProgress(output);
   const { validationImages } = options;
   try {
@@ -91,6 +97,7 @@ export async function prepareImageStore(
       channels: channels === undefined ? undefined : Number(channels) as 1 | 3,
       holdOut: holdOutRest ? "rest" : options.holdOut,
       onProgress: ({ done, total }) => bar.update("images", done, total),
+      signal,
     });
     output.out(`${out}: ${describe(info)}`);
   } catch (error) {
@@ -118,6 +125,12 @@ function checkFlags(
   throw new UsageError(
     `Cannot use ${chosen[0][0]} in prepare: what is held out must be said once, got ${chosen[1][0]} as well`,
   );
+}
+
+/** A value is a class where the images have one of just that name, with its commas; else names between commas. */
+async function parseClasses(values: readonly string[], images: string): Promise<string[]> {
+  const known: readonly string[] = await namesIn(images).catch(() => []); // what is wrong there is told when images are listed
+  return values.flatMap((value) => known.includes(value) ? [value] : value.split(",").map((name) => name.trim()));
 }
 
 function parseSize(text: string | undefined): { height: number; width: number } | undefined {
@@ -150,6 +163,8 @@ function withHint(error: unknown): unknown {
     ? "use --size"
     : /IDX images need labels$/.test(error.message)
     ? "use --labels"
+    : /is not among those to train on$/.test(error.message)
+    ? "--classes says which to take"
     : undefined;
   if (hint !== undefined) error.message += `; ${hint}`;
   return error;

@@ -53,6 +53,38 @@ Deno.test("main() prepares IDX files: some classes, so many images of each, the 
   assert.equal(whole.out.trim(), "whole.zarr: 60 colour images of 7 x 7 in 3 classes to train on, 60 held out");
 });
 
+Deno.test("main() takes a class with a comma in its name when --classes names it alone", async () => {
+  await using workspace = await Workspace.open();
+  await writeImageFolder("set");
+  await Deno.rename("set/dog", "set/tench, Tinca tinca");
+  await Deno.mkdir("set/bird");
+  await Deno.writeFile("set/bird/1.png", await readTestImage("rgb.png"));
+  const flags = ["--classes", "tench, Tinca tinca", "--classes", "bird, cat"];
+  const { code, err } = await workspace.run("prepare", "--images", "set", "--size", "8", "--out", "out.zarr", ...flags);
+  assert.equal(code, 0, err);
+  assert.deepEqual((await openImageStore("out.zarr")).info.classes, ["tench, Tinca tinca", "bird", "cat"]);
+});
+
+for (const [what, ...flags] of [["images", "--images", "set", "--size", "99"], ["text", "--input", "corpus.txt"]]) {
+  Deno.test({
+    name: `main() leaves nothing of ${what} and exits with 130 when prepare gets SIGTERM`,
+    ignore: Deno.build.os === "windows",
+    async fn() {
+      await using workspace = await Workspace.open();
+      await writeImageFolder("set");
+      await Deno.writeTextFile("corpus.txt", "to be or not to be\n".repeat(100_000));
+      const before = [...Deno.readDirSync(".")].map(({ name }) => name).sort();
+      const running = workspace.run("prepare", ...flags, "--out", "out.zarr");
+      Deno.kill(Deno.pid, "SIGTERM"); // heard already: the verb listens before anything that takes time
+      const { code, err } = await running;
+      assert.equal(code, 130, err);
+      assert.match(err, /^SIGTERM: removing what was written; once more to stop at once$/m);
+      assert.match(err, /^Cannot prepare out\.zarr: stopped by SIGTERM, and what was written is removed$/m);
+      assert.deepEqual([...Deno.readDirSync(".")].map(({ name }) => name).sort(), before);
+    },
+  });
+}
+
 Deno.test("verify lists what is wrong with an image store", async () => {
   await using workspace = await Workspace.open();
   await makeImageStore(() => flipByte("images.zarr/train/images/c/0/0/0/0", 30));
@@ -153,6 +185,18 @@ const FOLDERS: BadInput[] = [
     make: () => makeSet(),
     argv: prepareSet("--classes", "cat,bird"),
     message: /^Cannot prepare images of "set": there is no class "bird", only cat, dog$/,
+  },
+  {
+    when: "other images have a class that none are trained on",
+    make: async () => {
+      await makeSet();
+      await writeImageFolder("held");
+      await Deno.mkdir("held/bird");
+      await Deno.writeFile("held/bird/1.png", await readTestImage("rgb.png"));
+    },
+    argv: prepareSet("--validation-images", "held"),
+    message:
+      /images of "held" to evaluate on: class "bird" is not among those to train on; --classes says which to take$/,
   },
   {
     when: "a class has too few images",

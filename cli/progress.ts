@@ -6,7 +6,7 @@
  * lines that were logged meanwhile.
  */
 import cliProgress from "npm:cli-progress@3.12.0";
-import { formatDuration, formatNumber, type Output, type Screen } from "./log.ts";
+import { formatDuration, formatNumber, type Output, type Screen, speedIn, type SpeedUnit, TOKENS } from "./log.ts";
 
 /** How progress is shown. */
 export interface ProgressOptions {
@@ -27,6 +27,8 @@ export interface ProgressOptions {
 /** What an update may say beside the count. */
 export interface ProgressNote {
   readonly tokensPerSecond?: number;
+  /** Default: tokens. */
+  readonly speedUnit?: SpeedUnit;
   /** A few words, such as the loss. */
   readonly note?: string;
 }
@@ -51,7 +53,10 @@ function describe(options: ProgressOptions, done: number, elapsedMs: number, not
   const left = timeLeft(options, done, elapsedMs);
   const parts = [`${formatNumber(done)}/${formatNumber(options.total)}`];
   if (note.note) parts.push(note.note);
-  if (note.tokensPerSecond !== undefined) parts.push(`${formatNumber(Math.round(note.tokensPerSecond))} tok/s`);
+  const { tokensPerSecond, speedUnit = TOKENS } = note;
+  if (tokensPerSecond !== undefined) {
+    parts.push(`${formatNumber(speedIn(speedUnit, tokensPerSecond))} ${speedUnit.short}`);
+  }
   if (done < options.total && left !== undefined) parts.push(`${formatDuration(1000 * Math.ceil(left / 1000))} left`);
   if (done >= options.total) parts.push(`took ${formatDuration(elapsedMs)}`);
   return parts.join(" | ");

@@ -76,6 +76,13 @@ Deno.test("showProgress() writes plain lines by time and by percent when there i
   assert.ok(!output.errText.includes("\x1b") && !output.errText.includes("\r"));
 });
 
+Deno.test("showProgress() tells the speed in its unit", () => {
+  const output = memoryOutput();
+  using progress = showProgress(output, { label: "train", total: 2 });
+  progress.update(1, { tokensPerSecond: 99_000, speedUnit: { tokens: 50, short: "img/s", long: "" } });
+  assert.match(output.errText, / 1\/2 \| 1,980 img\/s \| /);
+});
+
 Deno.test("showProgress() says nothing when plain lines are off", () => {
   const output = memoryOutput();
   using progress = showProgress(output, { label: "train", total: 2, plain: false });

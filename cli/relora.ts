@@ -51,10 +51,24 @@ export interface Restarts {
 }
 
 /**
+ * Refuses a schedule that the user asked for and restarts would replace.
+ *
+ * @throws RangeError for any but the cosine
+ */
+export function checkReloraSchedule(
+  { method, schedule }: { readonly method: string; readonly schedule?: string },
+): void {
+  if (method !== "relora" || schedule === undefined || schedule === "cosine") return;
+  throw new RangeError(
+    `Cannot use --schedule ${schedule} with --method relora: its rate follows a cosine with restarts`,
+  );
+}
+
+/**
  * The restarts of a run of `steps`. Where the user says nothing a cycle is a quarter of the run, rounded up: the envelope
  * of the rate then ends up to three steps behind the run.
  *
- * @throws RangeError where what the user says does not divide the run
+ * @throws RangeError where what the user says does not divide the run, or for a share of moments that are all set to 0
  */
 export function restartsOf(options: ReloraOptions, steps: number): Restarts {
   const { reloraEvery, reloraReset: reset, reloraPrune, seed } = options;
@@ -66,9 +80,13 @@ export function restartsOf(options: ReloraOptions, steps: number): Restarts {
         nearestDivisors(steps, every).join(" or "),
     );
   }
+  if (reset === "zero" && options.reloraPrune !== undefined) {
+    throw new RangeError("Cannot use --relora-prune with --relora-reset zero: all moments become 0");
+  }
   const total = reloraEvery === undefined ? 4 * every : steps;
   return {
-    schedule: (asked) => jaggedCosine({ ...asked, total, restartEvery: every, restartWarmup }),
+    schedule: (asked) =>
+      jaggedCosine({ ...asked, total, end: Math.max(total, asked.total), restartEvery: every, restartWarmup }),
     isDue: (step) => step % every === 0 && step < steps,
     run: async ({ base, trained, lora }, step, optimizer) => {
       restartLora(base, trained, lora, { seed, step });

@@ -129,6 +129,12 @@ async function makeToy(): Promise<void> {
 
 testBadInputs([
   {
+    when: "restarts are asked for with a constant rate",
+    make: makeToy,
+    argv: ["finetune", ...FLAGS, ..."--schedule constant --out run".split(" ")],
+    message: /^Cannot use --schedule constant with --method relora: its rate follows a cosine with restarts$/,
+  },
+  {
     when: "restarts do not divide the run",
     make: makeToy,
     argv: ["finetune", ...FLAGS, ..."--epochs 3 --relora-every 8 --out run".split(" ")],

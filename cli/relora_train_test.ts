@@ -135,6 +135,26 @@ Deno.test({
 });
 
 testBadInputs([
+  ...["full --alpha 3", "full --relora-every 3", "lowrank --relora-reset zero", "lowrank --relora-prune 0.5"].map((
+    flags,
+  ) => {
+    const [method, flag, value] = flags.split(" ");
+    return {
+      when: `training is told --method ${flags}`,
+      argv: train("--method", method, flag, value),
+      message: new RegExp(`^Cannot use ${flag} with --method ${method}: it is for --method relora$`),
+    };
+  }),
+  {
+    when: "--method relora is asked for a schedule of another kind",
+    argv: train(...RELORA, "--schedule", "constant"),
+    message: /^Cannot use --schedule constant with --method relora: its rate follows a cosine with restarts$/,
+  },
+  {
+    when: "a share is given of moments that are all set to 0",
+    argv: train(...RELORA, "--relora-reset", "zero", "--relora-prune", "0.5"),
+    message: /^Cannot use --relora-prune with --relora-reset zero: all moments become 0$/,
+  },
   {
     when: "--method relora is asked of an optimizer with a rank of its own",
     argv: train(...RELORA, "--optimizer", "galore_adamw"),

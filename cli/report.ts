@@ -3,7 +3,7 @@
  * how it looks is `report_page.ts`. Every text is escaped: a sample may be anything that a model writes.
  */
 import { writeFileDurably } from "./durable.ts";
-import { formatBytes, formatDuration, formatNumber } from "./log.ts";
+import { formatBytes, formatDuration, formatNumber, type SpeedUnit, TOKENS } from "./log.ts";
 import { type EvaluationRow, isStepRow, type MetricsRow, type StepRow } from "./metrics.ts";
 import { imagesHtml, type ReportConfusion, type ReportPictures } from "./report_images.ts";
 import { pageHtml } from "./report_page.ts";
@@ -32,6 +32,8 @@ export interface ReportData {
   readonly verdicts?: readonly { readonly ok?: boolean; readonly text: string }[];
   /** What a loss is in, for the plot. Default: nats a token. */
   readonly lossUnit?: string;
+  /** What speed is in. Default: tokens a second. */
+  readonly speedUnit?: SpeedUnit;
   /** Losses to compare with, in nats a token: dashed lines in the loss plot. */
   readonly baselines?: readonly { readonly name: string; readonly loss: number }[];
   readonly tables?: readonly ReportTable[];
@@ -59,7 +61,7 @@ export function reportHtml(data: ReportData): string {
     header(data, data.facts ?? headline(steps, evaluations)),
     verdicts(data),
     lossFigure(data, steps, evaluations),
-    smallFigures(steps, evaluations),
+    smallFigures(data, steps, evaluations),
     baselineTable(data, evaluations),
     imagesHtml(data.pictures, data.confusion),
     ...(data.samples?.length ? [samples(data.samples)] : []),
@@ -135,13 +137,17 @@ function lossFigure(data: ReportData, steps: readonly StepRow[], evaluations: re
     `</section>`;
 }
 
-function smallFigures(steps: readonly StepRow[], evaluations: readonly EvaluationRow[]): string {
+function smallFigures(
+  { speedUnit = TOKENS }: ReportData,
+  steps: readonly StepRow[],
+  evaluations: readonly EvaluationRow[],
+): string {
   const of = (key: "lr" | "gradNorm" | "tokensPerSecond" | "memoryBytes") =>
     steps.flatMap((row): Point[] => row[key] === undefined ? [] : [[row.step, row[key]]]);
   const plots: [title: string, color: 3 | 4 | 5 | 6, points: Point[], options: Partial<PlotOptions>][] = [
     ["Learning rate", 4, of("lr"), { yFrom: 0 }],
     ["Gradient norm", 5, of("gradNorm"), { yScale: "log" }],
-    ["Tokens a second", 3, of("tokensPerSecond"), { yFrom: 0 }],
+    [speedUnit.long, 3, of("tokensPerSecond").map(([x, y]): Point => [x, y / speedUnit.tokens]), { yFrom: 0 }],
     ["Memory of tensors", 6, of("memoryBytes"), { yFrom: 0, formatY: formatBytes }],
   ];
   const figures = plots.filter(([, , points]) => points.length > 0).map(([title, color, points, options]) => {

@@ -1,6 +1,11 @@
 /** Pictures and confusion matrices in reports: every text escaped, a matrix while it can be read, then a list of mistakes. */
 import assert from "node:assert/strict";
+import { openImageStore } from "../data/mod.ts";
 import { imagesHtml } from "./report_images.ts";
+import { STRIPES, writeTinyImages } from "./testing/tiny_images.ts";
+import { Workspace } from "./testing/workspace.ts";
+import { measureImages } from "./vision_evaluation.ts";
+import { illustrate } from "./vision_report.ts";
 
 const HOSTILE = `<script>alert("x")</script>`;
 
@@ -26,4 +31,19 @@ Deno.test("imagesHtml() lists the mistakes that are made most when there are too
 
 Deno.test("imagesHtml() is empty when there is nothing to show", () => {
   assert.equal(imagesHtml(), "");
+});
+
+Deno.test("illustrate() shows no image twice when a model knows few", async () => {
+  await using _ = await Workspace.open();
+  await writeTinyImages("stripes.zarr", { count: 30 });
+  const judged = [0, 1, 2, 4].map((row) => ({
+    row,
+    label: 0,
+    prediction: row === 4 ? 1 : 0,
+    confidence: row / 9,
+    loss: 1,
+  }));
+  const { pictures } = await illustrate(await openImageStore("stripes.zarr"), judged, measureImages(judged, STRIPES));
+  const [wrong, right] = pictures!.groups.map(({ pictures }) => pictures.map(({ detail }) => detail));
+  assert.deepEqual([wrong, right], [["44%, is 0"], ["0%", "11%", "22%"]]);
 });

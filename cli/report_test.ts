@@ -35,6 +35,13 @@ Deno.test("reportHtml() plots each measure of evaluations, and names what the lo
   assert.doesNotMatch(html, /nats a token/);
 });
 
+Deno.test("reportHtml() plots the speed in its unit", () => {
+  const html = reportHtml({ title: "x", rows, speedUnit: { tokens: 50, short: "img/s", long: "Images a second" } });
+  assert.match(html, /<h3>Images a second<\/h3>/);
+  assert.match(html, /value: 160 at 1, 160 at 100/);
+  assert.doesNotMatch(html, /<h3>Tokens a second/);
+});
+
 Deno.test("reportHtml() asks nothing of the network and runs no script but its own", () => {
   const html = reportHtml({ title: "x", rows });
   assert.match(html, /default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-[\w+/=]{44}'/);

@@ -1,9 +1,10 @@
 /**
  * Reads a Hugging Face RoBERTa folder: strict names, shapes and dtypes, as for LLaMA. `saveModel` writes one.
  *
- * A folder made for one head is read for another where the caller draws that head anew: what `run_glue.py` does with a
- * pre-trained model. Left aside are the other head's weights, the pooler, duplicates of tied weights and the buffer of
- * positions of old releases; LayerNorms called `gamma` and `beta`, as in files converted from TensorFlow, are renamed.
+ * A folder made for one head, or for other labels, is read for another where the caller draws that head anew: what
+ * `run_glue.py` does with a pre-trained model. Left aside are the other head's weights, the pooler, duplicates of tied
+ * weights and the buffer of positions of old releases. Names without `roberta.`, as RobertaModel saves them, and
+ * LayerNorms called `gamma` and `beta`, as in files converted from TensorFlow, are taken for today's.
  */
 import { type Backend, Params } from "../core/mod.ts";
 import {
@@ -16,6 +17,8 @@ import {
   type RobertaHead,
   robertaWeights,
   type Weights,
+  withNames,
+  withPrefix,
 } from "../models/mod.ts";
 import { parseJson, readParams } from "./checkpoint.ts";
 
@@ -34,6 +37,8 @@ export interface RobertaLoading {
   readonly config?: RobertaConfig;
   /** Draws the head's weights from this seed where the folder has none of them. Default: that is an error. */
   readonly headSeed?: number;
+  /** Draws them though the folder has a head, which is left aside: one for another number of labels. Default false. */
+  readonly replaceHead?: boolean;
 }
 
 /** A model that was read. */
@@ -44,7 +49,11 @@ export interface LoadedRoberta {
   readonly drawn: readonly string[];
 }
 
+const ENCODER = "roberta.";
 const HEADS: Readonly<Record<RobertaHead, RegExp>> = { "masked-lm": /^lm_head\./, "classification": /^classifier\./ };
+
+/** Draws others than a model that was trained from that seed began with. */
+const NEW_HEAD = "new head";
 
 /** Beside a head's weights in some files; nothing of it decides results. */
 const ASIDE: Readonly<Record<RobertaHead, RegExp>> = {
@@ -55,43 +64,39 @@ const ASIDE: Readonly<Record<RobertaHead, RegExp>> = {
 /**
  * Reads a folder's weights onto a backend, as f32 or rounded to bf16.
  *
- * @throws RangeError when weights are missing or extra, TypeError for another shape or dtype
+ * @throws RangeError when weights are missing or extra, or a head is to be replaced without a seed
+ * @throws TypeError for another shape or dtype
  */
 export async function loadRoberta(
   backend: Backend,
   folder: Folder,
-  { head, dtype = "f32", config: given, headSeed }: RobertaLoading,
+  { head, dtype = "f32", config: given, headSeed, replaceHead = false }: RobertaLoading,
 ): Promise<LoadedRoberta> {
   const config = given ?? await loadRobertaConfig(folder);
-  await using stored = await openWeights(folder);
-  const weights = renamed(stored);
-  const isEncoder = (name: string) => name.startsWith("roberta.");
-  const isDrawn = headSeed !== undefined && !weights.names.some((name) => HEADS[head].test(name));
-  const expected = new Map([...robertaWeights(config, head)].filter(([name]) => !isDrawn || isEncoder(name)));
-  checkWeights(weights, expected, { optional: (name) => !expected.has(name) && ASIDE[head].test(name) });
+  await using weights = named(await openWeights(folder));
+  const isOfHead = (name: string) => HEADS[head].test(name);
+  const hasHead = weights.names.some(isOfHead);
+  const isDrawn = replaceHead || (headSeed !== undefined && !hasHead);
+  if (isDrawn && headSeed === undefined) {
+    throw new RangeError(`Cannot load ${folder.name}: a new head needs a headSeed: got none`);
+  }
+  const expected = new Map([...robertaWeights(config, head)].filter(([name]) => !isDrawn || name.startsWith(ENCODER)));
+  const isAside = (name: string) => ASIDE[head].test(name) || (isDrawn && isOfHead(name));
+  checkWeights(weights, expected, { optional: (name) => !expected.has(name) && isAside(name) });
   const params = new Params(backend);
   await readParams(params, weights, { expected, dtype });
   if (!isDrawn) return { params, config, drawn: [] };
-  using drawn = initRobertaHead(backend, config, { seed: headSeed, head, dtype });
+  const purpose = hasHead ? NEW_HEAD : undefined;
+  using drawn = initRobertaHead(backend, config, { seed: headSeed!, head, dtype, purpose });
   for (const [name, tensor] of drawn.entries()) params.set(name, tensor.retained());
   return { params, config, drawn: drawn.names() };
 }
 
-/** The weights with LayerNorms called as they are today. */
-function renamed(weights: Weights): Weights {
-  const today = (name: string) =>
-    name.replace(/LayerNorm\.gamma$/, "LayerNorm.weight").replace(/LayerNorm\.beta$/, "LayerNorm.bias");
-  const stored = new Map(weights.names.map((name) => [today(name), name]));
-  if (stored.size !== weights.names.length) return weights;
-  const nameOf = (name: string) => stored.get(name) ?? name;
-  return {
-    name: weights.name,
-    names: [...stored.keys()],
-    totalBytes: weights.totalBytes,
-    has: (name) => stored.has(name),
-    info: (name) => weights.info(nameOf(name)),
-    bytes: (name) => weights.bytes(nameOf(name)),
-    float32: (name) => weights.float32(nameOf(name)),
-    [Symbol.asyncDispose]: () => weights[Symbol.asyncDispose](),
-  };
+/** The weights with `roberta.` before those of an encoder alone, and with LayerNorms called as they are today. */
+function named(weights: Weights): Weights {
+  const isHead = (name: string) => Object.values(HEADS).some((head) => head.test(name));
+  return withNames(
+    withPrefix(weights, ENCODER, isHead),
+    (name) => name.replace(/LayerNorm\.gamma$/, "LayerNorm.weight").replace(/LayerNorm\.beta$/, "LayerNorm.bias"),
+  );
 }

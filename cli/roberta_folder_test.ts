@@ -132,6 +132,51 @@ Deno.test("loadRoberta() reads old names of norms, and leaves pooler, positions 
   for (const [name, tensor] of tuned.entries()) assert.equal(tensor.dtype, "bf16", name);
 });
 
+Deno.test("loadRoberta() replaces a head when it is told to, by another than that seed gives first", async () => {
+  using backend = loopsBackend();
+  const folder = stored("classify");
+  const config = withLabels(await loadRobertaConfig(folder), ["no", "yes"]);
+  await assertNoLeak("replacing", backend, async () => {
+    const loading = { head: "classification", config, headSeed: 3, replaceHead: true } as const;
+    const { params, drawn } = await loadRoberta(backend, folder, loading);
+    using tuned = params;
+    using first = initRobertaHead(backend, config, { seed: 3, head: "classification" });
+    assert.deepEqual(drawn, first.names());
+    assert.deepEqual(tuned.get("classifier.out_proj.weight").shape, [2, 48]);
+    for (const [name, tensor] of tuned.entries()) {
+      if (drawn.includes(name)) {
+        if (name.endsWith(".weight")) assert.notDeepEqual(tensor.readSync(), first.get(name).readSync(), name);
+      } else assert.deepEqual(tensor.readSync(), readRoberta("classify").weights.get(name)!.data, name);
+    }
+  });
+});
+
+Deno.test("loadRoberta() takes names without roberta., as RobertaModel saves them", async () => {
+  using backend = loopsBackend();
+  using params = initRoberta(backend, small, { seed: 1, head: "classification" });
+  const values = valuesOf(params);
+  const bare = [...values].filter(([name]) => name.startsWith("roberta."))
+    .map(([name, value]) =>
+      [name.replace("roberta.", "").replace("LayerNorm.weight", "LayerNorm.gamma"), value] as const
+    );
+  const pooler = ["pooler.dense.bias", [[8], new Float32Array(8)]] as const;
+  for (const head of ["masked-lm", "classification"] as const) {
+    const folder = await folderOf(new Map([...bare, pooler]), SMALL);
+    const { params: read, drawn } = await loadRoberta(backend, folder, { head, headSeed: 1 });
+    using loaded = read;
+    assert.deepEqual(drawn, loaded.names().filter((name) => !name.startsWith("roberta.")));
+    for (const [name, [, data]] of values) {
+      if (name.startsWith("roberta.")) assert.deepEqual(loaded.get(name).readSync(), data, name);
+    }
+  }
+  const headed = await folderOf(
+    new Map([...bare, ...[...values].filter(([name]) => name.startsWith("classifier."))]),
+    SMALL,
+  );
+  using loaded = (await loadRoberta(backend, headed, { head: "classification" })).params;
+  assert.deepEqual(valuesOf(loaded), values);
+});
+
 Deno.test("loadRoberta() refuses a folder that is not exactly the model, by name", async () => {
   using backend = loopsBackend();
   const refuse = async (
@@ -153,6 +198,10 @@ Deno.test("loadRoberta() refuses a folder that is not exactly the model, by name
   );
   await refuse(stored("classify"), /5 missing \("lm_head.dense.weight"/, "masked-lm");
   const config = withLabels(await loadRobertaConfig(stored("classify")), ["no", "yes"]);
+  await assert.rejects(
+    loadRoberta(backend, stored("classify"), { head: "classification", config, replaceHead: true }),
+    /^RangeError: Cannot load classify: a new head needs a headSeed: got none$/,
+  );
   await assert.rejects(
     loadRoberta(backend, stored("classify"), { head: "classification", config, headSeed: 1 }),
     /^TypeError: Cannot load "classifier.out_proj.weight": expected .*2, 48.*num_labels, hidden_size.*got .*3, 48/,

@@ -12,6 +12,7 @@ import {
   ChatTemplate,
   encodeChat,
   type EncodedChat,
+  hasAnswerWithin,
   loadChatTemplate,
   packChat,
   packedBatches,
@@ -27,7 +28,7 @@ import { FileFolder } from "./files.ts";
 import { type Finetune, SFT } from "./finetune_options.ts";
 import type { Evaluation, LossOptions, Subject, SubjectRows } from "./finetune_subject.ts";
 import type { Output } from "./log.ts";
-import { checkVocabulary } from "./model_source.ts";
+import { checkVocabulary, paddingId } from "./model_source.ts";
 
 /** Tokens of a row where nothing else is said. */
 export const USUAL_ROW = 512;
@@ -68,7 +69,7 @@ export async function openSft(run: Finetune, output: Output): Promise<Subject<Sf
   if (seq > positions) {
     throw new RangeError(`Cannot fine-tune on rows of ${seq} tokens: the model has positions for ${positions}`);
   }
-  const padId = config.pad_token_id ?? tokenizer.padId ?? tokenizer.eosId;
+  const padId = paddingId(config, tokenizer);
   const data = await openSftData({ ...run, seq }, { tokenizer, template, padId, positions }, output);
   const { train } = data;
   const many = (count: number) => count.toLocaleString("en-US");
@@ -88,6 +89,7 @@ export async function openSft(run: Finetune, output: Output): Promise<Subject<Sf
     load: async (backend) => (await loadModel(backend, folder)).params,
     epoch: (epoch, start) => epochOf(train, run, epoch, start),
     loss: (view, rows, options) => answerLoss(view, config, rows, options),
+    heldOut: () => data.dev.values(),
     measure: (view) => measureAnswers(view, config, data.dev),
   };
 }
@@ -125,17 +127,31 @@ async function openSftData(
     if (!truncate) checkLengths(file, encoded, seq, positions);
     chats.push(encoded);
   }
-  const { train, held } = chats.length === 2 ? { train: chats[0], held: chats[1] } : holdOut(chats[0], run, output);
+  const parts = chats.length === 2 ? { train: chats[0], held: chats[1] } : holdOut(chats[0], run, output);
+  const [train, held] = [parts.train, parts.held].map((chats) => truncate ? withAnswers(chats, seq) : chats);
   const packed = packChat(train, { seq, padId, truncate });
   if (packed.truncated > 0) output.err(`note: ${packed.truncated} conversations are cut to ${seq} tokens`);
+  const leftOut = parts.train.length + parts.held.length - train.length - held.length;
+  if (leftOut > 0) {
+    output.err(`note: ${leftOut} conversations are left out: no answer is within their first ${seq} tokens`);
+  }
   const hash = createHash("sha256");
-  for (const { ids, counted } of [...train, ...held]) {
+  for (const { ids, counted } of [...parts.train, ...parts.held]) {
     hash.update(Int32Array.of(ids.length)).update(ids).update(counted);
   }
   return {
     ...{ train: packed, conversations: train.length, held: held.length, hash: hash.digest("hex") },
     dev: [...aloneInRows(held, { batch, seq, padId })],
   };
+}
+
+/** Conversations of which something is left to learn once they are cut. @throws RangeError where none is left */
+function withAnswers(chats: readonly EncodedChat[], seq: number): readonly EncodedChat[] {
+  const kept = chats.filter((chat) => chat.ids.length <= seq || hasAnswerWithin(chat, seq));
+  if (kept.length > 0) return kept;
+  throw new RangeError(
+    `Cannot cut conversations to ${seq} tokens: an answer must lie within those of one: got none in ${chats.length}`,
+  );
 }
 
 function pathsOf({ data }: Finetune): readonly string[] {

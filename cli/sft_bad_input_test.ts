@@ -17,6 +17,8 @@ function generate(...flags: readonly string[]): string[] {
   return ["generate", "--model", "base", "--adapter", "adapter", "--prompt", "Hm?", ...DEVICE, ...flags];
 }
 
+const TIED = "--data chat.jsonl --method lora --modules-to-save embed_tokens".split(" ");
+
 /** The toy model with other lines of conversations. */
 async function makeLines(...lines: readonly string[]): Promise<void> {
   await writeTinyChat();
@@ -71,7 +73,7 @@ testBadInputs([
     when: "nothing of an answer is left by the cut",
     make: () => makeLines(...Array(10).fill(GOOD)),
     argv: finetune("--seq", "20", "--truncate"),
-    message: /^Cannot pack the conversation on line 1: an answer must lie within the first 20 tokens: got none$/,
+    message: /^Cannot cut conversations to 20 tokens: an answer must lie within those of one: got none in 9$/,
   },
   {
     when: "rows of conversations are longer than the positions",
@@ -110,6 +112,12 @@ testBadInputs([
     },
     argv: finetune("--model", "roberta"),
     message: /^Cannot load config\.json: expected model_type "llama", got "roberta"$/,
+  },
+  {
+    when: "a table that is the output matrix as well is trained whole beside an adapter",
+    make: () => writeTinyChat({ tie_word_embeddings: true }),
+    argv: finetune(...TIED),
+    message: /^Cannot adapt "model\.embed_tokens": an adapted table must not be the output matrix as well: got shape /,
   },
   {
     when: "an adapter to generate with has other sizes",

@@ -242,6 +242,32 @@ Deno.test("finetune() cuts conversations that are longer than a row when --trunc
   assert.match(err, /^note: [1-4] conversations are cut to 38 tokens$/m);
 });
 
+Deno.test("finetune() leaves out conversations of which no answer is left by --truncate, and counts them", async () => {
+  await using workspace = await openToy();
+  const long = JSON.stringify({ prompt: "Why? ".repeat(20), completion: "So." });
+  await Deno.writeTextFile("chat.jsonl", `${long}\n`, { append: true });
+  const { err } = await finetune(workspace, "--truncate --epochs 1 --out run");
+  assert.match(err, /^note: 2 conversations are left out: no answer is within their first 64 tokens$/m);
+  assert.match(err, /data {6}sft: 4 conversations in 4 rows of 64, .* 4 held out/);
+});
+
+for (const pad of [-1, 257, null]) {
+  Deno.test(`openSft() pads with the tokenizer's end when the configuration's token is ${pad}`, async () => {
+    await using _ = await openToy();
+    await editJson("base/config.json", (json) => json.pad_token_id = pad);
+    const subject = await openSft(toyRun({ seq: 64 }), memoryOutput());
+    const rows = (await subject.epoch(0, 0).next()).value as SftRows;
+    assert.equal(rows.tokens[63], byteTokenizer().eosId);
+  });
+}
+
+Deno.test("openSft() pads with the configuration's token where it is one", async () => {
+  await using _ = await openToy();
+  await editJson("base/config.json", (json) => json.pad_token_id = 0);
+  const subject = await openSft(toyRun({ seq: 64 }), memoryOutput());
+  assert.equal(((await subject.epoch(0, 0).next()).value as SftRows).tokens[63], 0);
+});
+
 Deno.test("runFinetune() leaves no tensor behind when the task is sft", async () => {
   await using _ = await openToy();
   using setup = await prepareFinetune(toyRun({ method: "lora", epochs: 2, out: "run" }), memoryOutput());

@@ -24,8 +24,35 @@ const PROCESS: SignalSource = {
   remove: (signal, listener) => Deno.removeSignalListener(signal, listener),
 };
 
-/** Exit code after the second signal: 128 + SIGINT, as shells give it. */
-const EXIT_INTERRUPTED = 130;
+/** Exit code after the second signal, or where the first leaves nothing: 128 + SIGINT, as shells give it. */
+export const EXIT_INTERRUPTED = 130;
+
+/** Work that a signal has ended, with nothing left of it. */
+export class InterruptedError extends Error {
+  override readonly name = "InterruptedError";
+}
+
+/**
+ * Does work that the first signal ends, for verbs that cannot keep half of it.
+ *
+ * @param what is done, for messages: `prepare a.zarr`
+ * @throws InterruptedError where `work` obeyed the signal; whatever it throws otherwise
+ */
+export async function untilStopped<T>(
+  what: string,
+  work: (signal: AbortSignal) => Promise<T>,
+  { onStop, ...options }: SignalOptions = {},
+): Promise<T> {
+  const abort = new AbortController();
+  using _stop = new StopWatch({
+    ...options,
+    onStop: (signal) => {
+      onStop?.(signal);
+      abort.abort(new InterruptedError(`Cannot ${what}: stopped by ${signal}, and what was written is removed`));
+    },
+  });
+  return await work(abort.signal);
+}
 
 /** Listens until disposed. Signals arrive only between macrotasks, so the loop must yield one a step. */
 export class StopWatch implements Disposable {

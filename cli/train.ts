@@ -4,12 +4,13 @@ import { Batches } from "../data/mod.ts";
 import { defineVerb, givenOptions, parseVerb, UsageError } from "./arguments.ts";
 import { loadOptimizer, loadParams, loadTrainingState, type TrainingState } from "./checkpoint.ts";
 import { FileFolder } from "./files.ts";
+import { checkUses, type FlagUses } from "./flag_uses.ts";
 import { dataFlags, deviceFlags, modelFlags, optimizerFlags, runFlags, scheduleFlags } from "./flags.ts";
 import { formatTable, type Output } from "./log.ts";
 import { planMemory, planRequest, planRows } from "./memory_plan.ts";
 import type { Run } from "./options.ts";
 import { resolveRun } from "./recipe.ts";
-import { restoreRelora } from "./relora.ts";
+import { checkReloraSchedule, restoreRelora } from "./relora.ts";
 import { checkIdentity, identityOf, readRun } from "./resume.ts";
 import { checkUnused, latestCheckpoint, resumeRun, type RunFolder } from "./run_folder.ts";
 import { trainLoop } from "./trainer.ts";
@@ -37,6 +38,11 @@ export const trainVerb = defineVerb({
   },
 });
 
+const RELORA = ["--method relora"];
+const USES: FlagUses = {
+  ...{ alpha: RELORA, reloraEvery: RELORA, reloraWarmup: RELORA, reloraReset: RELORA, reloraPrune: RELORA },
+};
+
 /** Runs the verb. */
 export async function train(argv: readonly string[], output: Output): Promise<void> {
   const parsed = parseVerb(trainVerb, argv);
@@ -54,6 +60,8 @@ export async function train(argv: readonly string[], output: Output): Promise<vo
     return await trainVision(run, folder, output);
   }
   checkNoImages(run);
+  checkUses(Object.keys(flags), USES, (use) => use === `--method ${run.method}`, `with --method ${run.method}`);
+  checkReloraSchedule({ method: run.method, schedule: flags.schedule });
   const setup = await prepareTraining(run, output);
   using _backend = setup.backend;
   using _base = setup.base;

@@ -3,12 +3,13 @@ import type { TrainingState } from "./checkpoint.ts";
 import { saveTraining } from "./checkpoint.ts";
 import { Batches, CorruptDataError } from "../data/mod.ts";
 import { reportBases, type State } from "../optimizers/mod.ts";
-import { DiskFullError, writeFolderDurably } from "./durable.ts";
+import { writeFolderDurably } from "./durable.ts";
 import { splitBatches, type TokenRows } from "./evaluation.ts";
 import { exists } from "./files.ts";
+import { diskFullIn, writeOrWarn } from "./full_disk.ts";
 import { formatDuration, formatStep, type Output } from "./log.ts";
 import { peakSpeed } from "./matmul_speed.ts";
-import { isStepRow, type MetricsRow, MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
+import { MetricsWriter, readMetrics, type StepRow } from "./metrics.ts";
 import { type Baseline, heldOutBaselines } from "./baselines.ts";
 import { isMasked, modelFlops } from "./objective.ts";
 import { showProgress } from "./progress.ts";
@@ -159,7 +160,7 @@ class Session implements Disposable {
       [restarts?.isDue(step), async () => this.#tell(await restarts!.run(reloraParts(this.setup)!, step, optimizer))],
       [isEvery(evalEvery), () => this.#evaluate()],
       [isEvery(sampleEvery), () => this.#sample()],
-      [isEvery(saveEvery), () => this.#saveOrWarn()],
+      [isEvery(saveEvery), () => writeOrWarn(() => this.#save(), this.output)],
     ];
     return occasions.filter(([isDue]) => isDue).map(([, run]) => run);
   }
@@ -183,16 +184,6 @@ class Session implements Disposable {
     const { model, tokenizer } = this.setup;
     const what = /^(masked-)?byte$/.test(tokenizer.name) ? "byte" : "token";
     return `nats a ${isMasked(model.config) ? "hidden " : ""}${what}`;
-  }
-
-  /** A full disk costs a checkpoint, not the run. */
-  async #saveOrWarn(): Promise<void> {
-    try {
-      await this.#save();
-    } catch (error) {
-      if (!(error instanceof DiskFullError)) throw error;
-      this.output.err(`warning: ${error.message}; training goes on`);
-    }
   }
 
   async #save(): Promise<void> {
@@ -251,15 +242,26 @@ class Session implements Disposable {
     }
   }
 
-  /** Last evaluation, checkpoint, sample, report and summary. */
+  /**
+   * Last checkpoint, evaluation, sample, report and summary.
+   *
+   * @throws DiskFullError for the first of them that found no room, once all were tried
+   */
   async finish(): Promise<void> {
-    await this.#save();
+    const isStopped = this.#stop.stopRequested;
     this.#tellBases();
-    if (this.#stop.stopRequested) {
-      await this.#report(await readMetrics(this.folder.metrics), []);
-      this.output.err(`stopped after step ${this.#step}; go on with --resume ${this.folder.path}`);
-      return;
-    }
+    const full = await diskFullIn(() => this.#save(), () => isStopped ? this.#report([]) : this.#conclude());
+    if (full) throw full;
+    this.output.err(
+      isStopped
+        ? `stopped after step ${this.#step}; go on with --resume ${this.folder.path}`
+        : `done in ${formatDuration(performance.now() - this.#started)}: ${this.#step} steps, ` +
+          `${this.#tokens.toLocaleString("en-US")} tokens; ${this.folder.path}/report.html`,
+    );
+  }
+
+  /** Tells what the run came to. */
+  async #conclude(): Promise<void> {
     await this.#evaluate();
     const baselines = await heldOutBaselines(this.setup.data);
     if (this.#validation !== undefined) {
@@ -270,16 +272,10 @@ class Session implements Disposable {
       );
     }
     await this.#sample();
-    const rows = await readMetrics(this.folder.metrics);
-    await this.#report(rows, baselines);
-    const losses = rows.filter(isStepRow);
-    this.output.err(
-      `done in ${formatDuration(performance.now() - this.#started)}: ${losses.length} steps, ` +
-        `${this.#tokens.toLocaleString("en-US")} tokens; ${this.folder.path}/report.html`,
-    );
+    await this.#report(baselines);
   }
 
-  async #report(rows: readonly MetricsRow[], baselines: readonly Baseline[]): Promise<void> {
+  async #report(baselines: readonly Baseline[]): Promise<void> {
     const { run, model, method, params, base = params, backend, choice } = this.setup;
     const [head, ...body] = parameterRows(this.setup);
     const factors = run.method === "full" ? "" : `, ${method.words}`;
@@ -288,7 +284,7 @@ class Session implements Disposable {
       title: this.folder.name,
       subtitle: `${model.name}, ${base.size.toLocaleString("en-US")} weights, ${run.optimizer}${rank}, ` +
         `batch ${run.batch * run.gradAccum} x ${run.seq}, on ${run.data.join(", ")}`,
-      rows,
+      rows: await readMetrics(this.folder.metrics),
       lossUnit: `loss, ${this.#unit}`,
       config: { run, model: model.config },
       baselines: baselines.map(({ name, nats }) => ({ name, loss: nats })),

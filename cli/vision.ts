@@ -14,6 +14,7 @@ import {
   type ImageBatching,
   type ImageRows,
   imagesInOrder,
+  type OpenedImages,
   openImages,
   PREPROCESSOR_FILE,
   preprocessorFile,
@@ -30,29 +31,34 @@ const HEAD = "classifier";
 
 /** Reads what a run over images needs before there is a device. */
 export async function openVision(run: Finetune): Promise<Subject<ImageRows>> {
-  const store = await openImages(run.data, "train on");
-  const { info } = store;
-  requireSplit(store, "validation");
+  const images = await openImages(run.data, "train on");
+  const { store, store: { info } } = images;
+  const held = requireSplit(store, "validation");
   const { config, normalization, load } = await openVisionModel(run, info);
   const { batch, seed, crop, cropPadding, flip } = run;
   const tokens = tokensOf(config);
   const batching: ImageBatching = { ...normalization, batch, seed, crop, cropPadding, flip, tokens };
-  const training = new TrainingImages(store, batching);
-  const [height, width] = imageSides(config.image_size);
-  const file = preprocessorFile(normalization, { height, width, channels: info.channels });
+  const training = new TrainingImages(images, batching);
+  const file = preprocessorFile(normalization, { ...info, crop });
   return {
     ...{ task: IMAGES, modelType: "vit", peftTask: undefined, modulesToSave: [HEAD] },
     ...{ config, files: new Map([[PREPROCESSOR_FILE, file]]), projected: VIT_PROJECTED },
-    ...{ unit: "images", lossUnit: "cross-entropy, nats an image" },
+    ...{ unit: "images", lossUnit: "cross-entropy, nats an image", isIllustrated: true },
+    speedUnit: { tokens, short: "img/s", long: "Images a second" },
     batchesAnEpoch: training.batchesAnEpoch,
     selectBy: { name: "accuracy", isHigher: true },
     words: { model: `${config.num_labels} labels`, data: describe(store) },
     resolved: {},
     identity: { data: store.hash, crop: crop ?? null, cropPadding, flip, ...normalization },
-    load,
+    load: async (backend, output) => {
+      const params = await load(backend, output);
+      if (info.fit !== "stretch") output.err(`note: ${fitNote(store)}`);
+      return params;
+    },
     epoch: (epoch, start) => training.epoch(epoch, start),
     loss: (view, rows, options) => imageLoss(view, config, rows, options),
-    measure: (view, options) => measure(view, { config, store, batching }, options),
+    heldOut: () => [blankImages(config, Math.min(batch, held.rows))].values(),
+    measure: (view, options) => measure(view, { config, images, batching }, options),
     close: () => training[Symbol.dispose](),
   };
 }
@@ -72,6 +78,21 @@ function describe({ name, info }: ImageStore): string {
     `train on, ${many(validation?.rows)} held out`;
 }
 
+/** What the file beside the weights leaves out of how images were made to have one size. */
+function fitNote({ name, info: { fit } }: ImageStore): string {
+  return `the images of ${name} keep their aspect (--keep-aspect ${fit}), which ${PREPROCESSOR_FILE} cannot say: ` +
+    "Hugging Face would stretch others";
+}
+
+/** A batch of so many images with nothing on them: memory is planned by it. */
+export function blankImages(config: VitConfig, batch: number): ImageRows {
+  const [height, width] = imageSides(config.image_size);
+  const shape = [batch, config.num_channels, height, width] as const;
+  const pixels = new Float32Array(batch * config.num_channels * height * width);
+  const [labels, rows] = [new Int32Array(batch), new Int32Array(batch)];
+  return { pixels, labels, rows, shape, batch, seq: tokensOf(config), index: 0 };
+}
+
 /** The mean cross-entropy of a batch. */
 export function imageLoss(
   view: ParamsView,
@@ -86,17 +107,18 @@ export function imageLoss(
 /** What is measured on. */
 interface Measured {
   readonly config: VitConfig;
-  readonly store: ImageStore;
+  readonly images: OpenedImages;
   readonly batching: ImageBatching;
 }
 
 async function measure(
   view: ParamsView,
-  { config, store, batching }: Measured,
+  { config, images, batching }: Measured,
   { prompts }: LossOptions = {},
 ): Promise<Evaluation> {
   const model = { backend: view.backend, view, config, prompts };
-  const judged = await judgeImages(model, imagesInOrder(store, "validation", batching));
+  const judged = await judgeImages(model, imagesInOrder(images, "validation", batching));
+  const { store } = images;
   const measures = measureImages(judged, store.info.classes);
   return {
     loss: measures.loss,

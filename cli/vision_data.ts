@@ -6,6 +6,7 @@ import {
   ImageBatches,
   type ImageBatchesOptions,
   type ImageStore,
+  type ImageStoreInfo,
   numImageBatches,
   openImageStore,
 } from "../data/mod.ts";
@@ -41,6 +42,12 @@ export interface ImageBatching extends ImageOptions, Normalization {
   readonly tokens: number;
 }
 
+/** A store, and where it was opened: of a URL with its query string, which the store's name has not. */
+export interface OpenedImages {
+  readonly path: string;
+  readonly store: ImageStore;
+}
+
 /** Bytes of a split that are read on this thread: a worker would take longer to start. */
 const SMALL_SPLIT = 2 ** 22;
 
@@ -52,7 +59,7 @@ export const PREPROCESSOR_FILE = "preprocessor_config.json";
  *
  * @throws RangeError for no path or several, or what is no image store
  */
-export async function openImages(paths: readonly string[], verb: string): Promise<ImageStore> {
+export async function openImages(paths: readonly string[], verb: string): Promise<OpenedImages> {
   if (paths.length !== 1) {
     const got = paths.length === 0 ? "none" : String(paths.length);
     throw new RangeError(`Cannot ${verb} images: give one store of images, --data STORE: got ${got}`);
@@ -64,7 +71,7 @@ export async function openImages(paths: readonly string[], verb: string): Promis
   if (await storeKind(path) === "tokens") {
     throw new RangeError(`Cannot ${verb} the images of ${path}: it is a store of tokens`);
   }
-  if (isHttpUrl(path) || await exists(`${path}/zarr.json`)) return await openImageStore(path);
+  if (isHttpUrl(path) || await exists(`${path}/zarr.json`)) return { path, store: await openImageStore(path) };
   throw new RangeError(
     `Cannot ${verb} the images of ${path}: it is no store of images; ` +
       `deno task prepare --images ${path} --out images.zarr makes one of folders of classes, or of IDX files`,
@@ -107,11 +114,11 @@ function rowsOf(
 export class TrainingImages implements Disposable {
   #stream: ImageBatches | undefined;
 
-  constructor(readonly store: ImageStore, readonly batching: ImageBatching) {}
+  constructor(readonly images: OpenedImages, readonly batching: ImageBatching) {}
 
   /** Batches of an epoch. */
   get batchesAnEpoch(): number {
-    return numImageBatches(this.store.split("train").rows, this.batching.batch);
+    return numImageBatches(this.images.store.split("train").rows, this.batching.batch);
   }
 
   /** Those of an epoch from its batch `first` on, in order. */
@@ -126,8 +133,9 @@ export class TrainingImages implements Disposable {
     if (this.#stream?.index === index) return this.#stream;
     this.#stream?.close();
     const { seed, cropPadding: padding, flip } = this.batching;
-    const options = optionsOf(this.store, "train", this.batching);
-    return this.#stream = new ImageBatches(this.store.name, { ...options, seed, padding, flip, start: { index } });
+    const { path, store } = this.images;
+    const options = optionsOf(store, "train", this.batching);
+    return this.#stream = new ImageBatches(path, { ...options, seed, padding, flip, start: { index } });
   }
 
   [Symbol.dispose](): void {
@@ -138,12 +146,12 @@ export class TrainingImages implements Disposable {
 
 /** Every image of a split once, in order and as it is, cut at its centre. */
 export async function* imagesInOrder(
-  store: ImageStore,
+  { path, store }: OpenedImages,
   split: "train" | "validation",
   batching: Pick<ImageBatching, "batch" | "crop" | "mean" | "std" | "tokens">,
 ): AsyncGenerator<ImageRows, void> {
   const options = optionsOf(store, split, batching);
-  using batches = new ImageBatches(store.name, { ...options, shuffle: false, random: false });
+  using batches = new ImageBatches(path, { ...options, shuffle: false, random: false });
   for (let left = numImageBatches(store.split(split).rows, batching.batch); left > 0; left--) {
     yield rowsOf(await batches.next(), batching.tokens);
   }
@@ -151,11 +159,7 @@ export async function* imagesInOrder(
 
 /** What a folder's `preprocessor_config.json` says of normalising, or 0.5 and 0.5, as ViT's processor has it. */
 export async function readNormalization(folder: FileFolder): Promise<Normalization> {
-  if (!await folder.has(PREPROCESSOR_FILE)) return { mean: 0.5, std: 0.5 };
-  const what = `${folder.name}/${PREPROCESSOR_FILE}`;
-  const json = parseJson(await folder.text(PREPROCESSOR_FILE), what) ?? {};
-  const refuse = (key: string) =>
-    new SyntaxError(`Cannot use ${what}: ${key} = ${JSON.stringify(json[key])} is not implemented`);
+  const { json, refuse } = await readPreprocessor(folder);
   if (json.do_rescale === false) throw refuse("do_rescale");
   const factor = json.rescale_factor ?? 1 / 255;
   if (typeof factor !== "number" || Math.abs(factor * 255 - 1) > 1e-3) throw refuse("rescale_factor");
@@ -169,16 +173,61 @@ export async function readNormalization(folder: FileFolder): Promise<Normalizati
   return { mean: values("image_mean"), std: values("image_std") };
 }
 
-/** A `preprocessor_config.json` by which Hugging Face's ViTImageProcessor makes what the model was trained on. */
+/**
+ * Side of the square that a folder's `preprocessor_config.json` cuts out at the centre of images of this size; undefined
+ * where it cuts nothing, or only what it has resized before.
+ */
+export async function readCrop(
+  folder: FileFolder,
+  { height, width }: Pick<ImageStoreInfo, "height" | "width">,
+): Promise<number | undefined> {
+  const { json, refuse } = await readPreprocessor(folder);
+  if (json.do_center_crop !== true) return undefined;
+  const isResized = json.do_resize !== false && String(sidesOf(json.size)) !== String([height, width]);
+  if (isResized) return undefined;
+  const [cropHeight, cropWidth] = sidesOf(json.crop_size);
+  if (cropHeight !== cropWidth || typeof cropHeight !== "number") throw refuse("crop_size");
+  return cropHeight === height && cropWidth === width ? undefined : cropHeight;
+}
+
+/** Height and width, which older files give in one number. */
+function sidesOf(size: unknown): readonly [height: unknown, width: unknown] {
+  if (typeof size !== "object" || size === null) return [size, size];
+  const { height, width } = size as Readonly<Record<string, unknown>>;
+  return [height, width];
+}
+
+/** A folder's `preprocessor_config.json`, empty where there is none, and what refuses one of its values. */
+async function readPreprocessor(folder: FileFolder): Promise<{
+  readonly json: Readonly<Record<string, unknown>>;
+  readonly refuse: (key: string) => SyntaxError;
+}> {
+  const what = `${folder.name}/${PREPROCESSOR_FILE}`;
+  const json = await folder.has(PREPROCESSOR_FILE) ? parseJson(await folder.text(PREPROCESSOR_FILE), what) ?? {} : {};
+  const refuse = (key: string) =>
+    new SyntaxError(`Cannot use ${what}: ${key} = ${JSON.stringify(json[key])} is not implemented`);
+  return { json, refuse };
+}
+
+/**
+ * A `preprocessor_config.json` by which Hugging Face makes what the model was trained on. With a crop it is for
+ * DeiTImageProcessor: ViTImageProcessor ignores `do_center_crop` in some versions.
+ */
 export function preprocessorFile(
   { mean, std }: Normalization,
-  size: { readonly height: number; readonly width: number; readonly channels: number },
+  { height, width, channels, crop }: {
+    readonly height: number;
+    readonly width: number;
+    readonly channels: number;
+    readonly crop?: number;
+  },
 ): Uint8Array<ArrayBuffer> {
-  const { height, width, channels } = size;
+  const isCut = crop !== undefined && (crop !== height || crop !== width);
   const each = (value: number | readonly number[]) => typeof value === "number" ? Array(channels).fill(value) : value;
   const json = {
-    image_processor_type: "ViTImageProcessor",
+    image_processor_type: isCut ? "DeiTImageProcessor" : "ViTImageProcessor",
     ...{ do_resize: true, size: { height, width }, resample: 2 }, // bilinear
+    ...isCut ? { do_center_crop: true, crop_size: { height: crop, width: crop } } : {},
     ...{ do_rescale: true, rescale_factor: 1 / 255 },
     ...{ do_normalize: true, image_mean: each(mean), image_std: each(std) },
   };

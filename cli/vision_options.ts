@@ -24,7 +24,7 @@ export const imageFlags = {
   crop: {
     ...{ type: "number", integer: true, min: 1, group },
     help: "side of a square cut out of each image: anywhere in training, else at the centre",
-    defaultHelp: "the stored size",
+    defaultHelp: "the stored size; eval: as in training",
   },
   cropPadding: {
     ...{ type: "number", integer: true, min: 0, group },

@@ -18,10 +18,8 @@ export async function illustrate(
   const names = classes.map(({ name }) => name);
   const wrong = judged.filter(({ label, prediction }) => label !== prediction).toSorted((a, b) => b.loss - a.loss);
   const right = judged.filter(({ label, prediction }) => label === prediction);
-  const some = Array.from(
-    { length: Math.min(SHOWN, right.length) },
-    (_, i) => right[Math.floor(i * right.length / SHOWN) % right.length],
-  );
+  const count = Math.min(SHOWN, right.length);
+  const some = Array.from({ length: count }, (_, i) => right[Math.floor(i * right.length / count)]);
   const groups = [
     { title: "Wrong, the largest losses first", shown: wrong.slice(0, SHOWN), isRight: false },
     { title: "Right, taken from all over the split", shown: some, isRight: true },

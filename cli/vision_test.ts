@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { loopsBackend } from "../backends/cpu/mod.ts";
 import { backward, type HostArray, type Params, scope } from "../core/mod.ts";
+import { prepareImages } from "../data/mod.ts";
+import { type ServedRequest, withServer } from "../data/testing/store_fixture.ts";
 import { assertNoLeak } from "../core/testing/leaks.ts";
 import { loadPeft, loadVisualPrompts, loadVit, loadVitConfig } from "../models/mod.ts";
 import { FileFolder } from "./files.ts";
@@ -20,7 +22,7 @@ import {
 } from "./testing/tiny_images.ts";
 import { writeTinyRoberta, writeToyTask } from "./testing/tiny_roberta.ts";
 import { fingerprint, Workspace } from "./testing/workspace.ts";
-import type { ImageRows } from "./vision_data.ts";
+import { type ImageRows, imagesInOrder, openImages, readCrop, TrainingImages } from "./vision_data.ts";
 
 /** Command lines by method, and what `eval` is given of the run. */
 const LEARNING: Readonly<Record<string, readonly [flags: string, model: string]>> = {
@@ -84,6 +86,85 @@ Deno.test("finetune() resamples positions, and keeps a folder's normalisation, w
   assert.deepEqual([image_mean, image_std], [[0.4], [0.25]]);
   const cropped = await runOnCpu(workspace, `${larger} --crop 14 --out cropped`);
   assert.doesNotMatch(cropped.err, /resampled/);
+});
+
+Deno.test("eval cuts images as the run did, and finetune() says so to Hugging Face, when it was given --crop", async () => {
+  await using workspace = await openStripes();
+  await writeTinyImages("larger.zarr", { side: 28, count: 30 });
+  const cropped =
+    "finetune --model base --task images --data larger.zarr --crop 14 --epochs 2 --batch 8 --method linear";
+  const { out } = await runOnCpu(workspace, `${cropped} --out run`);
+  const file = JSON.parse(await Deno.readTextFile("run/best/preprocessor_config.json"));
+  assert.deepEqual([file.image_processor_type, file.do_resize, file.do_center_crop], [
+    "DeiTImageProcessor",
+    true,
+    true,
+  ]);
+  assert.deepEqual([file.size, file.crop_size], [{ height: 28, width: 28 }, { height: 14, width: 14 }]);
+  const [, said] = /^accuracy (\d\.\d+)/.exec(out)!;
+  for (const [model, source] of [["run", "run/best"], ["base --adapter run/best-adapter", "run/best-adapter"]]) {
+    const evaluated = await runOnCpu(workspace, `eval --model ${model} --task images --data larger.zarr`);
+    assert.match(evaluated.out, new RegExp(`accuracy ${said},`));
+    assert.match(
+      evaluated.err,
+      new RegExp(
+        `^note: images are cut to 14 x 14 at their centre, as ${source}/preprocessor_config\\.json says$`,
+        "m",
+      ),
+    );
+    assert.doesNotMatch(evaluated.err, /resampled/);
+  }
+});
+
+Deno.test("readCrop() cuts only images of the size that a folder resizes to", async () => {
+  await using _ = await Workspace.open();
+  const cropOf = async (json: unknown, side: number) => {
+    await Deno.writeTextFile("preprocessor_config.json", JSON.stringify(json));
+    return await readCrop(new FileFolder("."), { height: side, width: side });
+  };
+  const cut = { do_center_crop: true, size: 256, crop_size: 224 };
+  assert.equal(await cropOf(cut, 256), 224);
+  assert.equal(
+    await cropOf({ ...cut, size: { height: 256, width: 256 }, crop_size: { height: 224, width: 224 } }, 256),
+    224,
+  );
+  assert.equal(await cropOf(cut, 300), undefined);
+  assert.equal(await cropOf({ ...cut, do_resize: false }, 300), 224);
+  assert.equal(await cropOf({ ...cut, do_center_crop: false }, 256), undefined);
+  assert.equal(await cropOf({ ...cut, crop_size: 256 }, 256), undefined);
+  await assert.rejects(
+    cropOf({ ...cut, crop_size: { shortest_edge: 224 } }, 256),
+    /^SyntaxError: Cannot use \.\/preprocessor_config\.json: crop_size = .* is not implemented$/,
+  );
+});
+
+Deno.test("finetune() notes that no file says how a store's images keep their aspect", async () => {
+  await using workspace = await openStripes();
+  const inputs = { images: "images.idx", labels: "labels.idx" };
+  await prepareImages({ inputs, out: "cut.zarr", fit: "crop", size: 14 });
+  const { err } = await runOnCpu(
+    workspace,
+    "finetune --model base --task images --data cut.zarr --epochs 0.1 --out run",
+  );
+  assert.match(
+    err,
+    /^note: the images of cut\.zarr keep their aspect \(--keep-aspect crop\), which preprocessor_config\.json cannot say: /m,
+  );
+});
+
+Deno.test("images are read at a URL with its query string", async () => {
+  await using workspace = await openStripes();
+  const batching = { batch: 60, seed: 0, cropPadding: 0, flip: false, mean: 0.5, std: 0.5, tokens: 5 };
+  const refuse = ({ search }: ServedRequest) => search === "?token=1" ? undefined : new Response(null, { status: 403 });
+  await withServer(workspace.path, refuse, async (url) => {
+    const images = await openImages([`${url}/stripes.zarr?token=1`], "read");
+    using training = new TrainingImages(images, batching);
+    for (const batches of [training.epoch(0, 0), imagesInOrder(images, "validation", batching)]) {
+      const { value } = await batches.next();
+      await batches.return();
+      assert.ok((value as ImageRows).batch >= 30);
+    }
+  });
 });
 
 /** A run as the module's functions take it. */

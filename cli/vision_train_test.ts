@@ -55,3 +55,17 @@ Deno.test("train() trains a built-in ViT from drawn weights, and goes on with th
   );
   assert.doesNotMatch(folder.err, /left aside|has no head/);
 });
+
+Deno.test("finetune() keeps the pictures of its report when a finished run is resumed, and tells images a second", async () => {
+  await using workspace = await openStripes();
+  const { err } = await runOnCpu(workspace, `${FINETUNE_STRIPES} --epochs 1 --lr 0.003 --out run`);
+  assert.match(err, /^step +1\/5 \|.* \| [\d.]+ img\/s$/m);
+  const report = await Deno.readTextFile("run/report.html");
+  assert.match(report, / on images with full, adamw, batch 12, stripes\.zarr/);
+  assert.match(report, /<h3>Images a second<\/h3>/);
+  const again = await workspace.run("finetune", "--resume", "run");
+  assert.equal(again.code, 0, again.err);
+  const imagesOf = (html: string) => html.match(/<section><h2>(?:Images|Confusion)<[^]*?<\/section>/g);
+  assert.equal(imagesOf(report)?.length, 2);
+  assert.deepEqual(imagesOf(await Deno.readTextFile("run/report.html")), imagesOf(report));
+});
