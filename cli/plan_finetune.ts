@@ -7,7 +7,7 @@ import { loadVitConfig, type VitConfig, vitConfig } from "../models/mod.ts";
 import { type Flags, UsageError } from "./arguments.ts";
 import { exists, FileFolder } from "./files.ts";
 import { adapterFlags, FINETUNE_METHODS, type FinetuneMethodName, sizeInWords } from "./finetune_method_options.ts";
-import { completeFinetune, type Finetune, finetuneFlags, SFT } from "./finetune_options.ts";
+import { checkFinetuneFlags, completeFinetune, type Finetune, finetuneFlags, SFT } from "./finetune_options.ts";
 import { finetunedWeights, type FinetunePlan, planFinetune, type TrainedTensor } from "./finetune_plan.ts";
 import { formatShare, formatTable, type Output } from "./log.ts";
 import { isBuiltIn, plannedConfig } from "./model_source.ts";
@@ -67,6 +67,7 @@ export async function planTask(
 ): Promise<void> {
   if (compare) checkComparison(asked);
   const resolved = await resolvePlan(asked);
+  if (!compare) checkFinetuneFlags(resolved.run, asked as Partial<Finetune>);
   const request = { ...resolved, device: { kind: policy } };
   const { run, subject, rows: { batch, seq } } = request;
   const recomputed = run.checkpointActivations ? "activations checkpointed, " : "";

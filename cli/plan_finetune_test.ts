@@ -140,6 +140,11 @@ Deno.test("trainedRows() says how large a part of a backbone prompts are", () =>
 Deno.test.each([
   ["--model roberta-base --task sst2 --fit 8GB", 2, /Cannot use --fit with --task/],
   ["--model roberta-base --task sst2 --compare --optimizer sgd", 2, /Cannot use --optimizer with --compare of ways/],
+  [
+    "--model roberta-base --task sst2 --method full --rank 7",
+    1,
+    /Cannot use --rank with --method full: it is for galore/,
+  ],
   ["--model vit-0.2m --fit 1GB", 2, /Cannot use --fit with the ViT vit-0\.2m: it proposes runs of training on text/],
   ["--model roberta-base --method lora --fit 1GB", 2, /Cannot use --fit with --method lora: it proposes/],
   ["--model vit-0.2m --compare --method lora", 2, /Cannot use --method with --compare of ways to fine-tune/],
