@@ -16,6 +16,7 @@ import {
   type Backend,
   decorated,
   fromArray,
+  gramSvd,
   matmul,
   mul,
   noGrad,
@@ -27,7 +28,6 @@ import {
   sub,
   sum,
   svd,
-  symmetricEigen,
   type Tensor,
 } from "../core/mod.ts";
 import type { ShiftSubject } from "./shift_subject.ts";
@@ -212,41 +212,24 @@ function hasMoved({ energy, rounding }: Pick<MapShift, "energy" | "rounding">): 
   return energy > rounding ** 2;
 }
 
-/**
- * Singular values and leading directions of D from D^T [columns, rows], by the eigenvalues of its smaller Gram matrix: less
- * work than an SVD, and exact to 1e-8 of the largest value.
- */
+/** Singular values and leading directions of D from D^T [columns, rows]. */
 function directionsOf(transposed: ArrayLike<number>, rows: number, columns: number): Directions {
   const side = Math.min(rows, columns);
-  const isWide = rows < columns;
-  // the vectors whose products the Gram matrix holds: D's rows or columns
-  const [count, size] = isWide ? [rows, columns] : [columns, rows];
-  const vectors = isWide ? flipped(transposed, columns, rows) : Float64Array.from(transposed);
-  const gram = new Float64Array(count * count);
-  for (let i = 0; i < count; i++) {
-    for (let j = 0; j <= i; j++) {
-      let product = 0;
-      for (let k = 0; k < size; k++) product += vectors[i * size + k] * vectors[j * size + k];
-      gram[i * count + j] = gram[j * count + i] = product;
-    }
-  }
-  const eigen = symmetricEigen(gram, count);
-  const values = eigen.values.map((value) => Math.sqrt(Math.max(0, value)));
+  const isLeft = rows <= columns;
+  const { values, vectors } = gramSvd(transposed, columns, rows); // D's left vectors, or its right ones where it is tall
   const width = Math.min(DIRECTIONS, side);
-  const [near, far] = [new Float64Array(count * width), new Float64Array(size * width)];
+  const [near, far] = [new Float64Array(side * width), new Float64Array(Math.max(rows, columns) * width)];
   for (let j = 0; j < width; j++) {
-    for (let i = 0; i < count; i++) {
-      const part = near[i * width + j] = eigen.vectors[i * count + j];
-      if (values[j] === 0) continue;
-      for (let k = 0; k < size; k++) far[k * width + j] += part * vectors[i * size + k] / values[j];
+    for (let i = 0; i < side; i++) near[i * width + j] = vectors[i * side + j];
+    if (values[j] === 0) continue;
+    for (let i = 0; i < columns; i++) {
+      for (let k = 0; k < rows; k++) {
+        const [at, from] = isLeft ? [i, k] : [k, i];
+        far[at * width + j] += transposed[i * rows + k] * near[from * width + j] / values[j];
+      }
     }
   }
-  return isWide ? { values, left: near, right: far } : { values, left: far, right: near };
-}
-
-/** The transpose of a row-major [rows, columns] matrix. */
-function flipped(matrix: ArrayLike<number>, rows: number, columns: number): Float64Array {
-  return Float64Array.from({ length: rows * columns }, (_, i) => matrix[i % rows * columns + Math.floor(i / rows)]);
+  return isLeft ? { values, left: near, right: far } : { values, left: far, right: near };
 }
 
 function squares(values: ArrayLike<number>): number {

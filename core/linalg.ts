@@ -46,6 +46,51 @@ export function svd(
 }
 
 /**
+ * The singular values of a [rows, columns] matrix (row-major), largest first, and the singular vectors of its smaller side
+ * (the left ones of a wide matrix, else the right ones), by the eigenvalues of that side's Gram matrix: less work than `svd`
+ * where the other vectors are not asked for. Values are exact to about 1e-8 of the largest.
+ *
+ * @returns `vectors` [side, side] row-major, in columns
+ */
+export function gramSvd(matrix: ArrayLike<number>, rows: number, columns: number): SymmetricEigen {
+  const isWide = rows < columns;
+  const [side, length] = isWide ? [rows, columns] : [columns, rows];
+  const eigen = symmetricEigen(productsOfRows(isWide ? matrix : transposed(matrix, rows, columns), side, length), side);
+  return { ...eigen, values: eigen.values.map((value) => Math.sqrt(Math.max(value, 0))) };
+}
+
+function transposed(matrix: ArrayLike<number>, rows: number, columns: number): Float64Array {
+  const out = new Float64Array(rows * columns);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = matrix[i * columns + j];
+  return out;
+}
+
+/** Products of all pairs of `count` rows, summed in order, two rows by two at a time. */
+function productsOfRows(rows: ArrayLike<number>, count: number, length: number): Float64Array {
+  const out = new Float64Array(count * count);
+  for (let i = 0; i < count; i += 2) {
+    const next = Math.min(i + 1, count - 1); // the last row of an odd number again
+    for (let j = 0; j <= i; j += 2) {
+      const other = Math.min(j + 1, count - 1);
+      const [a, b, p, q] = [i * length, next * length, j * length, other * length];
+      let ap = 0, aq = 0, bp = 0, bq = 0;
+      for (let k = 0; k < length; k++) {
+        const x = rows[a + k], y = rows[b + k], u = rows[p + k], v = rows[q + k];
+        ap += x * u;
+        aq += x * v;
+        bp += y * u;
+        bq += y * v;
+      }
+      out[i * count + j] = out[j * count + i] = ap;
+      out[i * count + other] = out[other * count + i] = aq;
+      out[next * count + j] = out[j * count + next] = bp;
+      out[next * count + other] = out[other * count + next] = bq;
+    }
+  }
+  return out;
+}
+
+/**
  * An orthonormal basis of the columns of a [rows, columns] matrix (row-major) with rows >= columns: the Q of its thin QR
  * decomposition, by Householder's reflections, with the signs for which R has a diagonal that is not negative.
  *

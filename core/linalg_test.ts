@@ -1,6 +1,14 @@
 /** Host factorisations: against PyTorch's singular values, and by what defines each. */
 import assert from "node:assert/strict";
-import { cholesky, invertLower, leadingSingularVectors, orthonormalColumns, svd, symmetricEigen } from "./linalg.ts";
+import {
+  cholesky,
+  gramSvd,
+  invertLower,
+  leadingSingularVectors,
+  orthonormalColumns,
+  svd,
+  symmetricEigen,
+} from "./linalg.ts";
 import { GOLDEN_TENSORS } from "./testing/golden_ops.ts";
 import { assertClose, rms, rmsError } from "./testing/golden.ts";
 import { random } from "./testing/gradcheck.ts";
@@ -50,6 +58,23 @@ Deno.test("symmetricEigen() gives orthogonal vectors that diagonalise the matrix
   const rebuilt = product((i, k) => v(i, k) * values[k], (k, j) => v(j, k), [n, n, n]);
   assertClose("V diag V^T", rebuilt, matrix, { rtol: 1e-12, atol: 1e-12 * rms(matrix) });
 });
+
+for (const [rows, columns] of [[7, 5], [5, 8], [6, 6], [1, 4]]) {
+  Deno.test(`gramSvd() gives the values of svd() and the vectors of the smaller side at ${rows} x ${columns}`, () => {
+    const matrix = random(`${rows} x ${columns}`, rows * columns);
+    const side = Math.min(rows, columns);
+    const { left, values, right } = svd(matrix, rows, columns);
+    const found = gramSvd(matrix, rows, columns);
+    assertClose("values", found.values, values, { rtol: 0, atol: 1e-7 * values[0] });
+    const expected = rows < columns ? left : right;
+    const cosines = product((i, k) => found.vectors[k * side + i], (k, j) => expected[k * side + j], [
+      side,
+      side,
+      side,
+    ]);
+    assertClose("vectors, whatever their signs", cosines.map(Math.abs), identity(side), { rtol: 0, atol: 1e-6 });
+  });
+}
 
 Deno.test("cholesky() and invertLower() factor and invert, and refuse a singular matrix", () => {
   const n = 7;

@@ -9,7 +9,15 @@ export * from "./codebook.ts";
 export { withoutFused } from "./define.ts";
 export * from "./dtype.ts";
 export * from "./errors.ts";
-export { cholesky, invertLower, leadingSingularVectors, orthonormalColumns, svd, symmetricEigen } from "./linalg.ts";
+export {
+  cholesky,
+  gramSvd,
+  invertLower,
+  leadingSingularVectors,
+  orthonormalColumns,
+  svd,
+  symmetricEigen,
+} from "./linalg.ts";
 export * from "./ops/attention.ts";
 export * from "./ops/create.ts";
 export * from "./ops/elementwise.ts";

@@ -1,5 +1,5 @@
 /** The exact leading singular vectors that bases are judged by: eigenvectors of a Gram matrix that is summed in f64. */
-import { fromArray, matmul, scope, symmetricEigen, type Tensor } from "../../core/mod.ts";
+import { fromArray, gramSvd, matmul, scope, type Tensor } from "../../core/mod.ts";
 
 /** Leading singular vectors of one side, as rows, and all singular values of the matrix. */
 export interface Exact {
@@ -10,41 +10,9 @@ export interface Exact {
 
 /** Of the smaller side of a [m, n] matrix (row-major). */
 export function exactRows(matrix: Float32Array, [m, n]: readonly number[], rank: number): Exact {
-  const isWide = m < n;
-  const [d, length] = isWide ? [m, n] : [n, m];
-  const vectors = isWide ? Float64Array.from(matrix) : transposed(matrix, m, n);
-  const eigen = symmetricEigen(gramInF64(vectors, d, length), d);
-  const rows = Float32Array.from({ length: rank * d }, (_, i) => eigen.vectors[(i % d) * d + Math.floor(i / d)]);
-  return { rows, values: eigen.values.map((value) => Math.sqrt(Math.max(value, 0))) };
-}
-
-function transposed(matrix: Float32Array, m: number, n: number): Float64Array {
-  const out = new Float64Array(m * n);
-  for (let i = 0; i < m; i++) for (let j = 0; j < n; j++) out[j * m + i] = matrix[i * n + j];
-  return out;
-}
-
-/** Products of all pairs of rows, two rows by two at a time; d is even. */
-function gramInF64(rows: Float64Array, d: number, length: number): Float64Array {
-  const out = new Float64Array(d * d);
-  for (let i = 0; i < d; i += 2) {
-    for (let j = 0; j <= i; j += 2) {
-      const a = i * length, b = a + length, p = j * length, q = p + length;
-      let ap = 0, aq = 0, bp = 0, bq = 0;
-      for (let k = 0; k < length; k++) {
-        const x = rows[a + k], y = rows[b + k], u = rows[p + k], v = rows[q + k];
-        ap += x * u;
-        aq += x * v;
-        bp += y * u;
-        bq += y * v;
-      }
-      out[i * d + j] = out[j * d + i] = ap;
-      out[i * d + j + 1] = out[(j + 1) * d + i] = aq;
-      out[(i + 1) * d + j] = out[j * d + i + 1] = bp;
-      out[(i + 1) * d + j + 1] = out[(j + 1) * d + i + 1] = bq;
-    }
-  }
-  return out;
+  const d = Math.min(m, n);
+  const { values, vectors } = gramSvd(matrix, m, n);
+  return { rows: Float32Array.from({ length: rank * d }, (_, i) => vectors[(i % d) * d + Math.floor(i / d)]), values };
 }
 
 /** What rows are worth beside the exact ones. */
