@@ -8,7 +8,7 @@ import { parseJson } from "./checkpoint.ts";
 import type { Subject } from "./finetune_subject.ts";
 
 /** The classes by number, or `score` for a regression. */
-export type Labels = SentenceTask["labels"];
+export type HeadLabels = SentenceTask["labels"];
 
 /** The file in an adapter's folder. */
 export const ADAPTER_LABELS_FILE = "labels.json";
@@ -17,17 +17,17 @@ export const ADAPTER_LABELS_FILE = "labels.json";
 export async function saveAdapterLabels(writer: FolderWriter, config: Subject["config"]): Promise<void> {
   if (!("id2label" in config)) return;
   await using sink = await writer.create(ADAPTER_LABELS_FILE);
-  await sink.write(new TextEncoder().encode(JSON.stringify({ labels: labelsOf(config) }) + "\n"));
+  await sink.write(new TextEncoder().encode(JSON.stringify({ labels: headLabels(config) }) + "\n"));
 }
 
 /** The labels of a model's own head. */
-export function labelsOf({ id2label }: { readonly id2label: Readonly<Record<number, string>> }): Labels {
+export function headLabels({ id2label }: { readonly id2label: Readonly<Record<number, string>> }): HeadLabels {
   const names = Object.values(id2label);
   return names.length === 1 ? "score" : names;
 }
 
 /** The labels of an adapter; undefined where its folder does not say them. @throws SyntaxError for a file that is unsound */
-export async function readAdapterLabels(folder: Folder): Promise<Labels | undefined> {
+export async function readAdapterLabels(folder: Folder): Promise<HeadLabels | undefined> {
   if (!await folder.has(ADAPTER_LABELS_FILE)) return undefined;
   const what = `${folder.name}/${ADAPTER_LABELS_FILE}`;
   const labels = (parseJson(await folder.text(ADAPTER_LABELS_FILE), what) as { labels?: unknown } | null)?.labels;

@@ -18,7 +18,7 @@ import { onlyAdapter, openAdapters, parseAdapters } from "./adapted.ts";
 import { type DeviceRequest, openDevice } from "./device.ts";
 import { adapterHeads, unlabelledNote } from "./eval_labels.ts";
 import { FileFolder } from "./files.ts";
-import { formatTable, type Output } from "./log.ts";
+import { formatTable, type Output, shorten } from "./log.ts";
 import { findModel } from "./resume.ts";
 import { tokensOf } from "./vision.ts";
 import {
@@ -30,7 +30,7 @@ import {
   requireSplit,
 } from "./vision_data.ts";
 import { type ImageMeasures, judgeImages, measureImages } from "./vision_evaluation.ts";
-import { checkChannels, isHeadFor, shorten, sizeNotes, sizeOf } from "./vision_model.ts";
+import { checkChannels, isHeadFor, sizeNotes, sizeOf } from "./vision_model.ts";
 import { IMAGES } from "./vision_options.ts";
 
 /** What is evaluated on what. */

@@ -4,9 +4,9 @@
  */
 import type { SentenceTask } from "../data/mod.ts";
 import type { AdapterFlag } from "./adapted.ts";
-import { type Labels, readAdapterLabels } from "./adapter_labels.ts";
+import { type HeadLabels, readAdapterLabels } from "./adapter_labels.ts";
 import { FileFolder } from "./files.ts";
-import { shorten } from "./vision_model.ts";
+import { shorten } from "./log.ts";
 
 /** A head, and what its numbers stand for. */
 export interface Head {
@@ -15,7 +15,7 @@ export interface Head {
   /** What it is the head of. */
   readonly of: "model" | "adapter";
   /** Undefined where nothing says them. */
-  readonly labels: Labels | undefined;
+  readonly labels: HeadLabels | undefined;
 }
 
 /** The heads of adapters. @throws RangeError where two of them say different labels, or an order that differs */
@@ -89,6 +89,6 @@ export function unlabelledNote(where: string, taken: readonly string[]): string 
   return `note: ${where} does not say its labels: they are taken to be ${shorten(taken)}, in this order`;
 }
 
-function inWords(labels: Labels | undefined): string {
+function inWords(labels: HeadLabels | undefined): string {
   return shorten([labels ?? []].flat());
 }

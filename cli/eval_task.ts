@@ -2,11 +2,11 @@
 import { type EncodedExample, encodeExamples, lengthBatches, loadTokenizer, readExamples } from "../data/mod.ts";
 import { isRegression, type RobertaConfig, withLabels } from "../models/mod.ts";
 import { type AdapterSet, NO_ADAPTER, openAdapters } from "./adapted.ts";
-import { labelsOf } from "./adapter_labels.ts";
+import { headLabels } from "./adapter_labels.ts";
 import { type Device, type DeviceRequest, openDevice } from "./device.ts";
 import { type AdapterChoice, type AdapterFlags, byAdapter, calledInText, chooseAdapters } from "./eval_adapters.ts";
 import { adapterHeads, labelsOfTask, numbersOf } from "./eval_labels.ts";
-import { baseName, exists, FileFolder, folderOf, join, readJsonFile } from "./files.ts";
+import { FileFolder } from "./files.ts";
 import { type DataParts, openEvaluationData, resolveTask, type TaskOptions } from "./finetune_data.ts";
 import { type Judged, judgeRows, summarize } from "./finetune_evaluation.ts";
 import { type Finetune, USUAL_LENGTH } from "./finetune_options.ts";
@@ -14,6 +14,7 @@ import type { Evaluation } from "./finetune_subject.ts";
 import type { Output } from "./log.ts";
 import { findModel } from "./resume.ts";
 import { loadRoberta, loadRobertaConfig } from "./roberta_folder.ts";
+import { configOfRun } from "./run_folder.ts";
 
 /** What is evaluated on what. */
 export interface TaskEvaluation extends TaskOptions, AdapterFlags, DeviceRequest {
@@ -36,7 +37,7 @@ export async function evaluateOnTask(options: TaskEvaluation, output: Output): P
   const stored = await loadRobertaConfig(folder);
   const onNote = (line: string) => output.err(line);
   const heads = await adapterHeads(choice.adapters);
-  const own = labelsOf(stored);
+  const own = headLabels(stored);
   // an own task has the classes of what answers, whatever occurs in the file
   const usual = own === "score" || heads.length === 0 ? [own].flat() : undefined;
   const labels = labelsOfTask(heads, options.labels?.length ? options.labels : undefined) ?? usual;
@@ -139,22 +140,9 @@ async function judge(
 
 /** The most tokens that the runs which these folders are of cut their examples to; undefined where none of them is a run's. */
 async function lengthOfRuns(folders: readonly string[]): Promise<number | undefined> {
-  const lengths: number[] = [];
-  for (const folder of folders) {
-    const config = join(runOf(folder), "config.json");
-    if (!await exists(config)) continue;
-    // what lies above a folder that is no run's is nobody's business
-    const json = await readJsonFile(config).catch(() => undefined);
-    const maxLength = (json as { readonly run?: Partial<Finetune> } | null | undefined)?.run?.maxLength;
-    if (typeof maxLength === "number") lengths.push(maxLength);
-  }
+  const configs = await Promise.all(folders.map(configOfRun));
+  const lengths = configs.flatMap((config) => (config?.run as Partial<Finetune> | undefined)?.maxLength ?? []);
   return lengths.length === 0 ? undefined : Math.max(...lengths);
-}
-
-/** The folder of the run that a model or an adapter lies in, if it lies in one. */
-function runOf(folder: string): string {
-  const above = folderOf(folder);
-  return baseName(above) === "checkpoints" ? folderOf(above) : above;
 }
 
 interface Opening {

@@ -153,6 +153,11 @@ export function formatNumber(value: number, digits = 4): string {
   return value.toLocaleString("en-US", { maximumFractionDigits: Math.min(20, decimals) });
 }
 
+/** Names for a line of text. */
+export function shorten(names: readonly string[], most = 8): string {
+  return names.length <= most ? names.join(", ") : `${names.slice(0, most).join(", ")} and ${names.length - most} more`;
+}
+
 /** A share for people, in percent: two significant digits where it is small. */
 export function formatShare(share: number): string {
   return `${Number(share < 0.1 ? (100 * share).toPrecision(2) : (100 * share).toFixed(1))}%`;

@@ -11,7 +11,7 @@ import {
   verifyFolder,
   writeFileDurably,
 } from "./durable.ts";
-import { baseName, exists, folderOf, join } from "./files.ts";
+import { baseName, exists, folderOf, join, readJsonFile } from "./files.ts";
 
 /** Where runs lie when `--out` does not say. */
 export const RUNS = "runs";
@@ -122,6 +122,24 @@ export async function resumeRun(path?: string): Promise<RunFolder> {
   await removeLeftovers(run.checkpoints);
   await removeLeftovers(run.path);
   return run;
+}
+
+/**
+ * What the run that a folder is, or lies in, says of itself: a run's folder, its `best`, `best-adapter` or a checkpoint.
+ * Undefined for any other folder.
+ */
+export async function configOfRun(folder: string): Promise<Readonly<Record<string, unknown>> | undefined> {
+  for (const path of [folder, isCheckpoint(folder) ? folderOf(folderOf(folder)) : folderOf(folder)]) {
+    const config = join(path, "config.json");
+    if (!await exists(config)) continue;
+    // what lies above a folder that is no run's is nobody's business
+    const json = await readJsonFile(config).catch(() => undefined) as
+      | Readonly<Record<string, unknown>>
+      | null
+      | undefined;
+    if (typeof json?.run === "object" && json.run !== null) return json;
+  }
+  return undefined;
 }
 
 async function runOf(path: string): Promise<string> {

@@ -2,10 +2,11 @@
 import type { Backend, ParamsView } from "../core/mod.ts";
 import { openSafetensors, openWeights, PEFT_CONFIG_FILE, PEFT_WEIGHTS_FILE } from "../models/mod.ts";
 import { openAdapted } from "./adapted.ts";
-import { baseName, exists, FileFolder, folderOf, join, readJsonFile } from "./files.ts";
+import { exists, FileFolder, join } from "./files.ts";
 import { isMaskedModel } from "./model_source.ts";
 import type { Output } from "./log.ts";
 import { findModel } from "./resume.ts";
+import { configOfRun } from "./run_folder.ts";
 import { openCompletions } from "./shift_completions.ts";
 import { type NamedFolder, REFERENCE, type ShiftOptions } from "./shift_options.ts";
 import { openSentences } from "./shift_sentences.ts";
@@ -29,18 +30,10 @@ export async function placeModel({ name, folder }: NamedFolder, base: string): P
   // a run that keeps its merged model as well is read there: its adapter says its size
   const isMerged = adapter === kept && await exists(join(folder, "best"));
   const weights = adapter !== undefined && !isMerged ? await findModel(base) : await findModel(folder);
-  const run = ["best", "best-adapter"].includes(baseName(folder)) ? folderOf(folder) : folder;
-  const size = await trainedIn(run) ??
-    (adapter === undefined ? await sizeOfModel(weights) : await sizeOfAdapter(adapter));
+  const trained = (await configOfRun(folder))?.trained;
+  const sizeOfFiles = () => adapter === undefined ? sizeOfModel(weights) : sizeOfAdapter(adapter);
+  const size = typeof trained === "number" ? trained : await sizeOfFiles();
   return { name, folder, weights, size, ...isMerged ? {} : { adapter } };
-}
-
-/** How much a run has trained; undefined for a folder that is no run's, and for a run that does not say. */
-async function trainedIn(folder: string): Promise<number | undefined> {
-  const config = join(folder, "config.json");
-  if (!await exists(config)) return undefined;
-  const { run, trained } = (await readJsonFile(config) ?? {}) as { readonly run?: unknown; readonly trained?: unknown };
-  return run !== undefined && typeof trained === "number" ? trained : undefined;
 }
 
 async function sizeOfModel(path: string): Promise<number> {

@@ -2,7 +2,7 @@
 import { decorated, fromArray, matmul, type ParamsView, scope } from "../core/mod.ts";
 import { encodeExamples, type LengthBatch, lengthBatches, loadTokenizer, readExamples } from "../data/mod.ts";
 import { ROBERTA_PROJECTED, type RobertaConfig, robertaLens, withLabels } from "../models/mod.ts";
-import { labelsOf, readAdapterLabels } from "./adapter_labels.ts";
+import { headLabels, readAdapterLabels } from "./adapter_labels.ts";
 import { type Head, numbersOf } from "./eval_labels.ts";
 import { FileFolder } from "./files.ts";
 import { resolveTask } from "./finetune_data.ts";
@@ -82,7 +82,7 @@ async function headOf({ weights, adapter }: LoadedFolder): Promise<Head> {
   if (adapter !== undefined) {
     return { where: adapter, of: "adapter", labels: await readAdapterLabels(new FileFolder(adapter)) };
   }
-  return { where: weights, of: "model", labels: labelsOf(await loadRobertaConfig(new FileFolder(weights))) };
+  return { where: weights, of: "model", labels: headLabels(await loadRobertaConfig(new FileFolder(weights))) };
 }
 
 /** A classifier whose score of class c is the one that its head gives as `numbers[c]`. */

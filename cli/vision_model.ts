@@ -21,7 +21,7 @@ import {
   withVitLabels,
 } from "../models/mod.ts";
 import { exists, FileFolder, readJsonFile } from "./files.ts";
-import type { Output } from "./log.ts";
+import { type Output, shorten } from "./log.ts";
 import { type Normalization, readNormalization } from "./vision_data.ts";
 
 /** A ViT before its weights are there. */
@@ -142,9 +142,4 @@ export function isHeadFor({ id2label }: VitConfig, classes: readonly string[]): 
   const labels = Object.values(id2label);
   return labels.length === classes.length &&
     labels.every((label, i) => label === classes[i] || label === `LABEL_${i}`);
-}
-
-/** Names for a line of text. */
-export function shorten(names: readonly string[], most = 8): string {
-  return names.length <= most ? names.join(", ") : `${names.slice(0, most).join(", ")} and ${names.length - most} more`;
 }
